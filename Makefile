@@ -1,0 +1,32 @@
+# `make demo` and `make test` set up .venv by themselves; nothing else has to be installed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CHECK_PYTHON := import sys; sys.exit(sys.version_info < (3, 11) and f"winnow needs Python 3.11 or newer, this is {sys.version.split()[0]}; set PYTHON=/path/to/python3")
+
+demo: $(VENV)/installed  ## search the documentation of Python's standard library
+	$(BIN)/winnow demo
+
+test: $(VENV)/installed  ## everything a change must pass, in the order that fails fastest
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bounds: $(VENV)/installed  ## the property tests of the kernels once more, with array bounds checked
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/numba-boundscheck $(BIN)/python -m pytest tests/property tests/unit/test_inverted_index.py
+
+wheel-check: $(VENV)/installed  ## build the wheel, install it in an empty environment, run the README's first block there
+	$(BIN)/python benchmarks/wheel_in_empty_environment.py
+
+# torch stands on the same line as everything else, pinned: otherwise gigabytes of CUDA packages may follow
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c '$(CHECK_PYTHON)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt --editable '.[all,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+.PHONY: demo test bounds wheel-check clean
