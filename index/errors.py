@@ -1,0 +1,55 @@
+"""Errors that a person reads: one sentence with the value, what is needed and what to do."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+
+
+class WinnowError(ValueError):
+    """Something given to us is wrong; the message is one sentence that says what, why, and what to do."""
+
+
+class InvalidVectorsError(WinnowError):
+    """Sparse vectors or a query that an index cannot take: NaN, negative, unsorted, out of range."""
+
+
+class IndexFormatError(WinnowError):
+    """The files of an index are missing, damaged, newer than this release, or not an index at all."""
+
+
+class CorpusError(WinnowError):
+    """A document or its file cannot be read as documented; nothing of the corpus was taken."""
+
+
+class ModelError(WinnowError):
+    """A model is unknown, cannot be had here, or is not the one an index was built with."""
+
+
+def run_command(call: Callable[[], int], *, program: str, debug: bool) -> int:
+    """The exit status of a command: errors end as one sentence on standard error, with a traceback only in debug."""
+    try:
+        return call()
+    except KeyboardInterrupt:
+        message, status = "interrupted; nothing was changed.", 130
+    except BrokenPipeError:  # the reader of our output has gone (`| head`): nobody is left to tell
+        sys.stderr.close()
+        return 141
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+            return 1
+        message, status = as_sentence(error), 1
+    print(f"{program}: {message}", file=sys.stderr)
+    return status
+
+
+def as_sentence(error: Exception) -> str:
+    """What to tell a person; an error that is not one of ours is named as a defect."""
+    if isinstance(error, WinnowError | ImportError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}."
+    return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)."

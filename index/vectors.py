@@ -1,0 +1,118 @@
+"""Batches of sparse vectors: checked once at the boundary, joined, and cut from Python lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from index.errors import InvalidVectorsError
+from kernels.cpu.sparse import SparseRows
+
+MAX_DOCUMENTS = 2**31 - 1
+
+
+class SparseQuery(NamedTuple):
+    """One query: its terms and their weights, in any order, each term once."""
+
+    terms: np.ndarray  # int32 [query terms]
+    weights: np.ndarray  # float32 [query terms]
+
+
+def empty_rows() -> SparseRows:
+    return SparseRows(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+
+
+def concatenate(batches: Sequence[SparseRows]) -> SparseRows:
+    """The rows of all batches, one after another."""
+    batches = [empty_rows(), *batches]
+    offsets = np.cumsum([0] + [len(batch.indices) for batch in batches])
+    return SparseRows(
+        np.concatenate([[0]] + [b.indptr[1:] + offset for b, offset in zip(batches, offsets, strict=False)]).astype(
+            np.int64
+        ),
+        np.concatenate([batch.indices for batch in batches]).astype(np.int32),
+        np.concatenate([batch.data for batch in batches]).astype(np.float32),
+    )
+
+
+def checked_rows(rows: SparseRows, num_terms: int) -> SparseRows:
+    """`rows` in the dtypes of SparseRows.
+
+    Raises InvalidVectorsError for lengths that disagree, more documents than int32 can number, a term outside
+    0..num_terms-1, terms that do not ascend within a row, and weights that are NaN, infinite or negative.
+    """
+    indptr, indices, data = (np.asarray(array) for array in rows)
+    if (
+        indptr.ndim != 1
+        or len(indptr) == 0
+        or indptr[0] != 0
+        or indptr[-1] != len(indices)
+        or np.any(np.diff(indptr) < 0)
+    ):
+        raise InvalidVectorsError(
+            f"indptr does not cut {len(indices)} entries into rows; it must start at 0, never fall, and end at "
+            f"{len(indices)}."
+        )
+    if len(indices) != len(data):
+        raise InvalidVectorsError(
+            f"there are {len(indices)} terms but {len(data)} weights; each term needs one weight."
+        )
+    if len(indptr) - 1 > MAX_DOCUMENTS:
+        raise InvalidVectorsError(f"{len(indptr) - 1} documents are more than one index holds, {MAX_DOCUMENTS}.")
+    if not np.issubdtype(indices.dtype, np.integer) and len(indices):
+        raise InvalidVectorsError(f"terms have dtype {indices.dtype}; they must be whole numbers.")
+    check_range(indices, num_terms)
+    check_weights(indices, data)
+    is_row_start = np.zeros(len(indices) + 1, bool)
+    is_row_start[indptr] = True
+    falls = np.flatnonzero((np.diff(indices.astype(np.int64)) <= 0) & ~is_row_start[1:-1])
+    if len(falls):
+        row = int(np.searchsorted(indptr, falls[0], side="right")) - 1
+        raise InvalidVectorsError(
+            f"row {row} has term {indices[falls[0] + 1]} after term {indices[falls[0]]}; the terms of a row must "
+            "ascend, each once."
+        )
+    return SparseRows(
+        np.ascontiguousarray(indptr, np.int64),
+        np.ascontiguousarray(indices, np.int32),
+        np.ascontiguousarray(data, np.float32),
+    )
+
+
+def checked_query(query: SparseQuery, num_terms: int) -> SparseQuery:
+    """`query` with its terms ascending, weights of 0 left out, in the dtypes of SparseQuery."""
+    terms, weights = np.asarray(query.terms), np.asarray(query.weights)
+    if terms.shape != weights.shape or terms.ndim != 1:
+        raise InvalidVectorsError(
+            f"a query has terms of shape {terms.shape} and weights of shape {weights.shape}; it needs one weight a term."
+        )
+    check_range(terms, num_terms)
+    check_weights(terms, weights)
+    kept = np.flatnonzero(weights)
+    kept = kept[np.argsort(terms[kept], kind="stable")]
+    terms = terms[kept].astype(np.int32)
+    repeated = np.flatnonzero(terms[1:] == terms[:-1])
+    if len(repeated):
+        raise InvalidVectorsError(f"a query names term {terms[repeated[0]]} twice; add its weights up first.")
+    return SparseQuery(terms, weights[kept].astype(np.float32))
+
+
+def check_range(terms: np.ndarray, num_terms: int) -> None:
+    outside = np.flatnonzero((terms < 0) | (terms >= num_terms))
+    if len(outside):
+        raise InvalidVectorsError(
+            f"term {terms[outside[0]]} is outside the vocabulary of {num_terms} terms; use the encoder that the index "
+            "was built with."
+        )
+
+
+def check_weights(terms: np.ndarray, weights: np.ndarray) -> None:
+    with np.errstate(over="ignore"):
+        bad = np.flatnonzero(~np.isfinite(weights.astype(np.float32)) | (weights < 0))
+    if len(bad):
+        raise InvalidVectorsError(
+            f"weight {weights[bad[0]]} of term {terms[bad[0]]} cannot be scored; weights must be finite float32 numbers, "
+            "0 or greater."
+        )

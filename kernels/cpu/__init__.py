@@ -1,0 +1,1 @@
+"""Loops for the processor, one algorithm a file."""
