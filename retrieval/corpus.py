@@ -1,0 +1,178 @@
+"""Documents from what users have: JSONL and TSV files (also .gz), folders of text files, Python mappings.
+
+A record that cannot be read raises CorpusError with its file and line; none is skipped in silence.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from index.documents import Document
+from index.errors import CorpusError
+
+TEXT_FILES = (".txt", ".md", ".rst", ".text")
+Corpus = str | Path | Mapping[str, Mapping[str, Any]] | Iterable[Document | Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldNames:
+    """Which field of a record is what: the first one present counts. All other fields are stored as they are."""
+
+    id: tuple[str, ...] = ("_id", "id", "doc_id", "docid")
+    title: tuple[str, ...] = ("title",)
+    text: tuple[str, ...] = ("text", "contents")
+
+    @classmethod
+    def of(cls, id: str | None = None, title: str | None = None, text: str | None = None) -> FieldNames:
+        """The defaults, with the names given taking the place of theirs."""
+        given = {"id": id, "title": title, "text": text}
+        return cls(**{role: (name,) for role, name in given.items() if name is not None})
+
+    def all(self) -> set[str]:
+        return {*self.id, *self.title, *self.text}
+
+
+def read_corpus(corpus: Corpus, names: FieldNames | None = None) -> Iterator[Document]:
+    """The documents of a corpus, one at a time.
+
+    corpus  a path to a `.jsonl` or `.tsv` file (or either with `.gz`), a folder (a BEIR folder, or one of text files),
+            a BEIR mapping {id: {"title": ..., "text": ...}}, or an iterable of Documents or records
+    """
+    names = names or FieldNames()
+    if isinstance(corpus, str | Path):
+        yield from read_path(Path(corpus), names)
+    elif isinstance(corpus, Mapping):
+        for doc_id, record in corpus.items():
+            yield as_document({**record, names.id[0]: doc_id}, f"document {doc_id!r}", names)
+    else:
+        for number, record in enumerate(corpus, start=1):
+            if isinstance(record, Document):
+                record = {**record.fields, "_id": record[0], "title": record[1], "text": record[2]}
+                yield as_document(record, f"document {number}", FieldNames())
+            else:
+                yield as_document(record, f"document {number}", names)
+
+
+def read_path(path: Path, names: FieldNames) -> Iterator[Document]:
+    if path.is_dir():
+        yield from read_folder(path, names)
+        return
+    if not path.is_file():
+        raise CorpusError(f"{path} does not exist; give a .jsonl or .tsv file, or a folder of text files.")
+    suffixes = path.suffixes[-2:-1] if path.suffix == ".gz" else path.suffixes[-1:]
+    if suffixes in ([".jsonl"], [".json"], [".ndjson"]):
+        yield from read_jsonl(path, names)
+    elif suffixes == [".tsv"]:
+        yield from read_tsv(path, names)
+    else:
+        raise CorpusError(
+            f"{path} is of no known kind; give a .jsonl or .tsv file (or .gz), or a folder of text files."
+        )
+
+
+def read_folder(folder: Path, names: FieldNames) -> Iterator[Document]:
+    for corpus in (folder / "corpus.jsonl", folder / "corpus.jsonl.gz"):
+        if corpus.is_file():
+            yield from read_jsonl(corpus, names)
+            return
+    files = sorted(path for path in folder.rglob("*") if path.suffix in TEXT_FILES and path.is_file())
+    if not files:
+        raise CorpusError(f"{folder} holds neither corpus.jsonl nor text files ({', '.join(TEXT_FILES)}).")
+    for file in files:
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise CorpusError(f"{file} is not valid UTF-8 (byte {error.start}); convert it to UTF-8.") from error
+        yield Document(file.relative_to(folder).as_posix(), file.stem, text)
+
+
+def read_jsonl(path: Path, names: FieldNames) -> Iterator[Document]:
+    for where, line in lines_of(path):
+        try:
+            record = json.loads(line, parse_constant=refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(f"{where} is not valid JSON ({error}); each line must hold one JSON object.") from error
+        yield as_document(record, where, names)
+
+
+def refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def read_tsv(path: Path, names: FieldNames) -> Iterator[Document]:
+    """Columns id, text or id, title, text; or any columns under a first line that names an id and a text."""
+    columns: list[str] | None = None
+    for where, line in lines_of(path):
+        values = line.rstrip("\r\n").split("\t")
+        if columns is None:
+            if set(values) & set(names.id) and set(values) & {*names.title, *names.text}:
+                columns = values
+                continue
+            columns = tsv_columns(len(values), where, names)
+        if len(values) != len(columns):
+            raise CorpusError(f"{where} has {len(values)} columns, the first line has {len(columns)}; check its tabs.")
+        yield as_document(dict(zip(columns, values, strict=True)), where, names)
+
+
+def tsv_columns(count: int, where: str, names: FieldNames) -> list[str]:
+    if count not in (2, 3):
+        raise CorpusError(
+            f"{where} has {count} columns; without a first line of column names there must be 2 (id, text) or "
+            "3 (id, title, text)."
+        )
+    return [names.id[0], *([names.title[0]] if count == 3 else []), names.text[0]]
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(file:line, text) of each line that is not blank. Raises CorpusError for bytes that are not UTF-8 or gzip."""
+    opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rb") as file:
+        number = 0
+        while True:
+            try:
+                line = file.readline()
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise CorpusError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
+            if not line:
+                return
+            number += 1
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise CorpusError(
+                    f"{path}:{number} is not valid UTF-8 (byte {error.start} of the line); convert the file to UTF-8."
+                ) from error
+            if text.strip():
+                yield f"{path}:{number}", text
+
+
+def as_document(record: Any, where: str, names: FieldNames) -> Document:
+    if not isinstance(record, Mapping):
+        raise CorpusError(
+            f"{where} holds {type(record).__name__} {record!r:.60}; a document must be an object of fields."
+        )
+    doc_id = first_present(record, names.id)
+    if not isinstance(doc_id, str) or not doc_id:
+        given = f"has the id {doc_id!r}" if doc_id is not None else f"has no {' or '.join(names.id)}"
+        raise CorpusError(f"{where} {given}; a document's id must be a string that is not empty.")
+    title, text = (text_of(record, role, where) for role in (names.title, names.text))
+    return Document(doc_id, title, text, {name: value for name, value in record.items() if name not in names.all()})
+
+
+def text_of(record: Mapping[str, Any], role: tuple[str, ...], where: str) -> str:
+    value = first_present(record, role)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise CorpusError(f"{where} has {type(value).__name__} {value!r:.60} as its {role[0]}; it must be a string.")
+    return value
+
+
+def first_present(record: Mapping[str, Any], role: tuple[str, ...]) -> Any:
+    return next((record[name] for name in role if record.get(name) is not None), None)

@@ -1,0 +1,1 @@
+"""Text to sparse weights, one model family a file."""
