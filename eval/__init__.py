@@ -1,0 +1,1 @@
+"""Is it any good, and how fast? Data sets, runs, measures, latency, reports."""

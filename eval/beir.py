@@ -1,0 +1,69 @@
+"""Measure retrieval systems on a BEIR data set: `python -m eval.beir --data FOLDER --system bm25 --system mini`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from index.errors import run_command
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", metavar="FOLDER", help="a local BEIR folder: corpus.jsonl, queries.jsonl, qrels/")
+    source.add_argument("--dataset", metavar="NAME", help="a public BEIR data set, downloaded once (scifact, ...)")
+    parser.add_argument("--split", default="test", help="which qrels to use (default: test)")
+    parser.add_argument(
+        "--system", action="append", required=True, dest="systems", metavar="NAME", help="bm25 or mini; may be repeated"
+    )
+    parser.add_argument(
+        "--measure", action="append", dest="measures", metavar="NAME",
+        help="any ir_measures name; may be repeated (default: nDCG@10, R@100, MRR@10)",
+    )  # fmt: skip
+    parser.add_argument("--depth", type=int, default=1000, help="documents ranked for each query (default: 1000)")
+    parser.add_argument("--json", metavar="FILE", help="write the results as JSON")
+    parser.add_argument("--runs", metavar="FOLDER", help="write one TREC run file a system")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
+    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    from eval.datasets import download_dataset, load_dataset
+    from eval.measures import DEFAULT_MEASURES, measure_run, parse_measures
+    from eval.report import as_json, as_table
+    from eval.runs import write_run
+    from eval.systems import evaluate_system
+    from index.inverted import checked_k
+    from retrieval.encoders.loading import check_name
+
+    # everything that can be wrong in the request is found before the long work
+    for system in arguments.systems:
+        check_name(system)
+    names = tuple(arguments.measures or DEFAULT_MEASURES)
+    parse_measures(names)
+    depth = checked_k(arguments.depth)
+    dataset = load_dataset(arguments.data or download_dataset(arguments.dataset), arguments.split)
+    measured = []
+    for system in dict.fromkeys(arguments.systems):
+        outcome = evaluate_system(system, dataset, depth, progress=not arguments.no_progress)
+        measured.append((outcome, measure_run(dataset.qrels, outcome.run, names)))
+        if arguments.runs:
+            write_run(Path(arguments.runs) / f"{dataset.name}.{dataset.split}.{system}.run", outcome.run, system)
+    print(as_table(dataset, measured))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(as_json(dataset, measured), indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m eval.beir", description=__doc__)
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: run(arguments), program="eval.beir", debug=arguments.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""BEIR data sets: a folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, local or downloaded by `beir`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from index.errors import CorpusError, WinnowError
+from retrieval.corpus import FieldNames, lines_of, read_jsonl
+
+DOWNLOAD = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets/{name}.zip"
+CACHE = Path.home() / ".cache" / "winnow" / "beir"
+
+
+class Dataset(NamedTuple):
+    """One split: the queries that have judgments, and the judgments. The corpus stays on disk."""
+
+    name: str
+    split: str
+    folder: Path
+    queries: dict[str, str]  # query id -> text
+    qrels: dict[str, dict[str, int]]  # query id -> document id -> relevance
+
+
+def load_dataset(folder: str | Path, split: str = "test") -> Dataset:
+    """Raises WinnowError for a folder that is not a BEIR data set, an unknown split, or a query without text."""
+    folder = Path(folder)
+    present = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
+    if not present:
+        raise WinnowError(f"{folder} is not a BEIR folder (it has no qrels/*.tsv); see the README for its layout.")
+    if split not in present:
+        raise WinnowError(f"{folder} has no split {split!r}; its splits are {', '.join(present)}.")
+    qrels = read_qrels(folder / "qrels" / f"{split}.tsv")
+    texts = {query.doc_id: query.text for query in read_jsonl(queries_file(folder), FieldNames())}
+    if without := sorted(set(qrels) - set(texts)):
+        raise WinnowError(
+            f"{folder / 'qrels' / split}.tsv judges {len(without)} queries that queries.jsonl lacks, {without[0]!r} first."
+        )
+    return Dataset(folder.resolve().name, split, folder, {query: texts[query] for query in qrels}, qrels)
+
+
+def queries_file(folder: Path) -> Path:
+    for name in ("queries.jsonl", "queries.jsonl.gz"):
+        if (folder / name).is_file():
+            return folder / name
+    raise WinnowError(f"{folder} is not a BEIR folder (it has no queries.jsonl).")
+
+
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """Judgments from BEIR's three columns under a header, or TREC's four without one."""
+    qrels: dict[str, dict[str, int]] = {}
+    for where, query, document, relevance in judgments_in(path):
+        if document in qrels.setdefault(query, {}):
+            raise CorpusError(f"{where} judges document {document!r} for query {query!r} again; keep one judgment.")
+        qrels[query][document] = relevance
+    if not qrels:
+        raise CorpusError(f"{path} holds no judgments; each line needs a query id, a document id and a relevance.")
+    return qrels
+
+
+def judgments_in(path: Path) -> Iterator[tuple[str, str, str, int]]:
+    for number, (where, line) in enumerate(lines_of(path)):
+        columns = line.split()
+        if number == 0 and columns[:2] == ["query-id", "corpus-id"]:
+            continue
+        if len(columns) == 4:
+            del columns[1]
+        try:
+            query, document, relevance = columns
+            yield where, query, document, int(relevance)
+        except ValueError as error:
+            raise CorpusError(
+                f"{where} is {line.strip()!r:.80}; a judgment is a query id, a document id and a whole number."
+            ) from error
+
+
+def download_dataset(name: str) -> Path:
+    """The folder of a public BEIR data set, fetched once into the cache. Raises WinnowError without a network."""
+    folder = CACHE / name
+    if not (folder / "qrels").is_dir():
+        try:
+            from beir.util import download_and_unzip
+        except ImportError as error:
+            raise WinnowError("downloading needs the package beir; run `pip install 'winnow-ir[eval]'`.") from error
+        try:
+            download_and_unzip(DOWNLOAD.format(name=name), str(CACHE))
+        except Exception as error:  # beir passes on whatever its network and zip layers raise
+            raise WinnowError(
+                f"data set {name!r} could not be downloaded ({type(error).__name__}); check its name and the network, or "
+                "give a local folder with --data."
+            ) from error
+    return folder

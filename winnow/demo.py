@@ -1,0 +1,36 @@
+"""Search the documentation of this machine's Python standard library by meaning."""
+
+from __future__ import annotations
+
+import argparse
+
+QUESTIONS = (
+    "read a csv file row by row",
+    "how long did my function take to run",
+    "remove a directory and everything inside it",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("questions", nargs="*", default=QUESTIONS, metavar="QUESTION", help="ask this instead")
+    parser.add_argument("-k", type=int, default=3, help="how many documents a question (default: 3)")
+    parser.add_argument("--model", default="mini", help="bm25 or mini (default: mini)")
+    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from index.inverted import checked_k
+    from retrieval import Retriever
+    from retrieval.python_docs import python_documentation
+    from winnow.display import hit_lines, matching_terms
+
+    k = checked_k(arguments.k)
+    retriever = Retriever.from_pretrained(arguments.model).index(python_documentation())
+    documents, _, postings, nbytes = retriever.statistics()
+    print(f"\nindexed {documents:,} documents: {postings:,} postings, {nbytes / 1e6:.1f} MB")
+    print("after each answer: the terms that matched; + marks a term that is not in the document's own text\n")
+    for question in arguments.questions:
+        print(f"? {question}\n")
+        for hit in retriever.search(question, k=k):
+            print("\n".join([*hit_lines(hit), f"     {matching_terms(retriever.explain(question, hit.doc_id))}", ""]))
+    return 0
