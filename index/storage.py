@@ -168,7 +168,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def check_file(generation: Path, name: str, expected: dict[str, Any], verify: Verify) -> None:
     path = generation / name
-    if not path.is_file() or path.resolve() != generation.resolve() / name:
+    is_inside = path.resolve().is_relative_to(generation.resolve()) and path.resolve() == generation.resolve() / name
+    if not is_inside or not path.is_file():
         raise IndexFormatError(f"{path} is missing or lies outside its index; restore it from a copy or build again.")
     size = path.stat().st_size
     if size != expected["bytes"]:

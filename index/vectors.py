@@ -44,25 +44,19 @@ def checked_rows(rows: SparseRows, num_terms: int) -> SparseRows:
     0..num_terms-1, terms that do not ascend within a row, and weights that are NaN, infinite or negative.
     """
     indptr, indices, data = (np.asarray(array) for array in rows)
-    if (
-        indptr.ndim != 1
-        or len(indptr) == 0
-        or indptr[0] != 0
-        or indptr[-1] != len(indices)
-        or np.any(np.diff(indptr) < 0)
-    ):
+    check_whole("indptr", indptr)
+    check_whole("terms", indices)
+    if len(indptr) == 0 or indptr[0] != 0 or indptr[-1] != len(indices) or np.any(np.diff(indptr) < 0):
         raise InvalidVectorsError(
             f"indptr does not cut {len(indices)} entries into rows; it must start at 0, never fall, and end at "
             f"{len(indices)}."
         )
-    if len(indices) != len(data):
+    if data.shape != indices.shape:
         raise InvalidVectorsError(
-            f"there are {len(indices)} terms but {len(data)} weights; each term needs one weight."
+            f"there are {len(indices)} terms but weights of shape {data.shape}; each term needs one weight."
         )
     if len(indptr) - 1 > MAX_DOCUMENTS:
         raise InvalidVectorsError(f"{len(indptr) - 1} documents are more than one index holds, {MAX_DOCUMENTS}.")
-    if not np.issubdtype(indices.dtype, np.integer) and len(indices):
-        raise InvalidVectorsError(f"terms have dtype {indices.dtype}; they must be whole numbers.")
     check_range(indices, num_terms)
     check_weights(indices, data)
     is_row_start = np.zeros(len(indices) + 1, bool)
@@ -84,7 +78,8 @@ def checked_rows(rows: SparseRows, num_terms: int) -> SparseRows:
 def checked_query(query: SparseQuery, num_terms: int) -> SparseQuery:
     """`query` with its terms ascending, weights of 0 left out, in the dtypes of SparseQuery."""
     terms, weights = np.asarray(query.terms), np.asarray(query.weights)
-    if terms.shape != weights.shape or terms.ndim != 1:
+    check_whole("terms", terms)
+    if terms.shape != weights.shape:
         raise InvalidVectorsError(
             f"a query has terms of shape {terms.shape} and weights of shape {weights.shape}; it needs one weight a term."
         )
@@ -97,6 +92,14 @@ def checked_query(query: SparseQuery, num_terms: int) -> SparseQuery:
     if len(repeated):
         raise InvalidVectorsError(f"a query names term {terms[repeated[0]]} twice; add its weights up first.")
     return SparseQuery(terms, weights[kept].astype(np.float32))
+
+
+def check_whole(name: str, numbers: np.ndarray) -> None:
+    is_whole = np.issubdtype(numbers.dtype, np.integer) or numbers.size == 0  # an empty list has dtype float64
+    if numbers.ndim != 1 or not is_whole:
+        raise InvalidVectorsError(
+            f"{name} have dtype {numbers.dtype} and shape {numbers.shape}; they must be one row of whole numbers."
+        )
 
 
 def check_range(terms: np.ndarray, num_terms: int) -> None:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LOG_LINES = 10.0
+SECONDS_UNTIL_SHOWN = 1.0  # work that ends sooner needs no bar
 
 
 def progress(items: Iterable[Item], *, total: int | None, doing: str, unit: str, shown: bool) -> Iterator[Item]:
@@ -23,6 +24,7 @@ def progress(items: Iterable[Item], *, total: int | None, doing: str, unit: str,
         total=total,
         desc=doing,
         unit=f" {unit}",
+        delay=SECONDS_UNTIL_SHOWN,
         mininterval=0.1 if on_terminal else SECONDS_BETWEEN_LOG_LINES,
         maxinterval=SECONDS_BETWEEN_LOG_LINES,
         dynamic_ncols=on_terminal,

@@ -11,7 +11,6 @@ import importlib
 import inspect
 import io
 import pkgutil
-import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from index.documents import Document
 
 # importing these opens a browser, a window or a console, prints, installs, or is Python's own test suite
 NOT_IMPORTED = {"antigravity", "this", "idlelib", "tkinter", "turtle", "turtledemo", "ensurepip", "test", "tests"}
-ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # in the text of a default value: differs from run to run
+PLAIN = (type(None), bool, int, float, str, bytes)  # defaults worth showing; others differ from run to run
 
 
 def python_documentation() -> Iterator[Document]:
@@ -41,7 +40,7 @@ def python_documentation() -> Iterator[Document]:
 def public_modules(name: str) -> Iterator[ModuleType]:
     """The module and its submodules, leaving out private ones and those that cannot be imported here."""
     last = name.rpartition(".")[2]
-    if last.startswith("_") or last in NOT_IMPORTED:
+    if not is_public(last) or last in NOT_IMPORTED:
         return
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -57,7 +56,7 @@ def public_modules(name: str) -> Iterator[ModuleType]:
 def public_members(module: ModuleType) -> Iterator[tuple[str, Any]]:
     """(qualified name, object) of a module's public functions and classes, and of the classes' public methods."""
     declared = getattr(module, "__all__", None)
-    for name in declared or [name for name in vars(module) if not name.startswith("_")]:
+    for name in filter(is_public, declared or list(vars(module))):
         thing = getattr(module, name, None)
         is_own = declared or getattr(thing, "__module__", None) == module.__name__
         if not is_own or not (inspect.isclass(thing) or inspect.isroutine(thing)):
@@ -66,8 +65,12 @@ def public_members(module: ModuleType) -> Iterator[tuple[str, Any]]:
         if inspect.isclass(thing):
             for method_name, method in vars(thing).items():
                 method = getattr(method, "__func__", method)  # of a class method or static method
-                if not method_name.startswith("_") and inspect.isroutine(method):
+                if is_public(method_name) and inspect.isroutine(method):
                     yield f"{module.__name__}.{name}.{method_name}", method
+
+
+def is_public(name: str) -> bool:
+    return not name.startswith("_")
 
 
 def first_paragraph(thing: Any) -> str:
@@ -76,10 +79,24 @@ def first_paragraph(thing: Any) -> str:
     return " ".join(inspect.cleandoc(text).split("\n\n")[0].split()) if isinstance(text, str) else ""
 
 
+class Elided:
+    """Stands in a signature for a default value that is no plain constant."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
 def signature(thing: Any) -> str:
+    """The parameters with their plain defaults, without annotations; empty for what is not called."""
     if not callable(thing):
         return ""
     try:
-        return ADDRESS.sub("", str(inspect.signature(thing)))
+        full = inspect.signature(thing)
     except (ValueError, TypeError):  # written in C without one
         return "(...)"
+    parameters = []
+    for parameter in full.parameters.values():
+        is_plain = parameter.default is inspect.Parameter.empty or isinstance(parameter.default, PLAIN)
+        default = parameter.default if is_plain else Elided()
+        parameters.append(parameter.replace(default=default, annotation=inspect.Parameter.empty))
+    return str(inspect.Signature(parameters))

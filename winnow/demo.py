@@ -6,8 +6,8 @@ import argparse
 
 QUESTIONS = (
     "read a csv file row by row",
-    "how long did my function take to run",
-    "remove a directory and everything inside it",
+    "walk through all files in a folder",
+    "generate a random password",
 )
 
 

@@ -1,0 +1,191 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from eval.beir import main as eval_main
+from winnow.cli import main
+
+NOTES = [
+    {"_id": "tides", "title": "Tides", "text": "The moon pulls the water of the sea.", "year": 1999},
+    {"_id": "bread", "title": "Bread", "text": "Mix flour, water, salt and yeast."},
+    {"_id": "blank"},
+]
+
+
+@pytest.fixture
+def notes(tmp_path):
+    file = tmp_path / "notes.jsonl"
+    file.write_text("\n".join(map(json.dumps, NOTES)))
+    return file
+
+
+@pytest.fixture
+def folder(notes, tmp_path, capsys):
+    assert main(["index", str(notes), "--out", str(tmp_path / "i"), "--model", "bm25"]) == 0
+    capsys.readouterr()
+    return str(tmp_path / "i")
+
+
+@pytest.fixture
+def beir_folder(notes, tmp_path):
+    folder = tmp_path / "tiny"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text(notes.read_text())
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "moon"}\n{"_id": "q2", "text": "unheard"}\n')
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\ttides\t1\nq2\tbread\t1\n")
+    return folder
+
+
+def failure(capsys, arguments, run=main):
+    """The one sentence that a failing command prints."""
+    status = run(arguments)
+    out, err = capsys.readouterr()
+    assert status == 1
+    assert out == ""
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    return err
+
+
+def test_index_counts_what_it_took(notes, tmp_path, capsys):
+    assert main(["index", str(notes), "--out", str(tmp_path / "i"), "--model", "bm25"]) == 0
+    out = capsys.readouterr().out
+    assert "indexed 3 documents with bm25" in out
+    assert "1 of them have no text to match: they are kept and never found" in out
+
+
+def test_search_prints_ranked_documents(folder, capsys):
+    assert main(["search", folder, "sea water", "-k", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "tides Tides" in out
+    assert "The moon pulls" in out
+    assert "bread" not in out
+
+
+def test_search_says_when_nothing_matches(folder, capsys):
+    assert main(["search", folder, "unheard"]) == 0
+    assert capsys.readouterr().out == "no document shares a term with the query\n"
+
+
+def test_json_holds_hits_with_fields_and_terms(folder, capsys):
+    assert main(["search", folder, "sea water", "--json", "--explain"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["query"] == "sea water"
+    assert [(hit["rank"], hit["doc_id"]) for hit in answer["hits"]] == [(1, "tides"), (2, "bread")]
+    assert answer["hits"][0]["fields"] == {"year": 1999}
+    contributions = [match["contribution"] for match in answer["hits"][0]["terms"]]
+    assert sum(contributions) == pytest.approx(answer["hits"][0]["score"], rel=1e-6)
+
+
+def test_fields_and_impacts_are_options(tmp_path, capsys):
+    (tmp_path / "c.jsonl").write_text('{"key": "a", "body": "green tea"}')
+    arguments = ["--id-field", "key", "--text-field", "body", "--impacts", "f32", "--model", "bm25"]
+    assert main(["index", str(tmp_path / "c.jsonl"), "--out", str(tmp_path / "i"), *arguments]) == 0
+    assert main(["search", str(tmp_path / "i"), "tea", "--json"]) == 0
+
+
+def test_a_corpus_whose_text_has_another_name_is_pointed_out(tmp_path, capsys):
+    (tmp_path / "c.jsonl").write_text('{"_id": "a", "body": "green tea"}')
+    assert main(["index", str(tmp_path / "c.jsonl"), "--out", str(tmp_path / "i"), "--model", "bm25"]) == 0
+    assert "never found; name the field with --text-field" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "the corpus holds no documents"),
+        ('{"_id": "a"', "notes.jsonl:4 is not valid JSON"),
+        ('{"_id": "tides"}', "document 4 has the id 'tides' of document 1"),
+        ('{"_id": 7}', "notes.jsonl:4 has the id 7"),
+    ],
+)
+def test_a_bad_corpus_is_one_sentence_and_the_old_index_stays(notes, folder, capsys, line, message):
+    notes.write_text(notes.read_text() + "\n" + line if line else "")
+    assert message in failure(capsys, ["index", str(notes), "--out", folder, "--model", "bm25"])
+    assert main(["search", folder, "moon"]) == 0
+
+
+def test_other_failures_are_one_sentence(notes, folder, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.doc").write_text("x")
+    for arguments, message in [
+        (["index", str(notes), "--out", str(tmp_path / "mine")], "holds 'thesis.doc', which is not part of an index"),
+        (["index", str(notes), "--out", str(tmp_path / "n"), "--model", "splade-9"], "'splade-9' is neither a folder"),
+        (["index", str(tmp_path / "no.jsonl"), "--out", str(tmp_path / "n"), "--model", "bm25"], "does not exist"),
+        (["search", folder, "x", "-k", "0"], "k is 0; it must be"),
+        (["search", str(tmp_path / "mine"), "x"], "is not an index (it has no winnow.json)"),
+        (["search", str(tmp_path / "nowhere"), "x"], "is not an index (it has no winnow.json)"),
+        (["search", "bm25", "x"], "is not an index (it has no winnow.json)"),
+        (["eval", "--data", str(tmp_path), "--system", "bm25"], "is not a BEIR folder"),
+        (["demo", "-k", "0"], "k is 0; it must be"),
+    ]:
+        assert message in failure(capsys, arguments)
+    assert not (tmp_path / "n").exists()
+
+
+def test_debug_shows_the_traceback(folder, capsys):
+    assert main(["search", folder, "x", "-k", "0", "--debug"]) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_a_defect_of_ours_is_named_as_one(folder, capsys, monkeypatch):
+    monkeypatch.setattr("winnow.display.hit_lines", lambda hit: 1 / 0)
+    assert "unexpected ZeroDivisionError: division by zero (run again with --debug" in failure(
+        capsys, ["search", folder, "water"]
+    )
+
+
+def test_interrupting_leaves_the_old_index(notes, folder, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("index.storage.write_manifest", interrupt)
+    assert main(["index", str(notes), "--out", folder, "--model", "bm25"]) == 130
+    assert capsys.readouterr().err == "winnow index: interrupted; nothing was changed.\n"
+    assert main(["search", folder, "moon"]) == 0
+
+
+def test_a_reader_that_stops_early_is_no_error(folder):
+    command = f'"{sys.executable}" -m winnow search "{folder}" water --explain | head -c 1; echo ${{PIPESTATUS[0]}}'
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert finished.stderr == ""
+
+
+def test_eval_prints_a_table_and_writes_report_and_run(beir_folder, tmp_path, capsys):
+    arguments = ["--data", str(beir_folder), "--system", "bm25", "--no-progress"]
+    arguments += ["--json", str(tmp_path / "out.json"), "--runs", str(tmp_path / "runs")]
+    assert eval_main(arguments) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("tiny, test split: 2 judged queries\n")
+    report = json.loads((tmp_path / "out.json").read_text())
+    (system,) = report["systems"]
+    assert (report["dataset"], report["split"], system["system"]) == ("tiny", "test", "bm25")
+    # q1 finds its document first, q2 finds nothing and counts as 0
+    assert system["measures"] == {"nDCG@10": 0.5, "R@100": 0.5, "MRR@10": 0.5}
+    assert set(system["query_latency_ms"]) == {"mean", "p50", "p99"}
+    assert set(system["index"]) == {"documents", "postings", "bytes", "build_seconds"}
+    assert system["index"]["documents"] == 3
+    query, q0, document, rank, score, tag = (tmp_path / "runs" / "tiny.test.bm25.run").read_text().split()
+    assert (query, q0, document, rank, tag) == ("q1", "Q0", "tides", "1", "bm25")
+    assert float(score) > 0
+
+
+def test_eval_finds_a_bad_request_before_the_long_work(beir_folder, capsys):
+    data = ["--data", str(beir_folder)]
+    for arguments, message in [
+        ([*data, "--system", "bm52"], "'bm52' is neither a folder with an index nor a known model"),
+        ([*data, "--system", "bm25", "--split", "dev"], "has no split 'dev'; its splits are test"),
+        ([*data, "--system", "bm25", "--measure", "nDGC@10"], "'nDGC@10' is not a measure"),
+        ([*data, "--system", "bm25", "--depth", "0"], "k is 0; it must be"),
+    ]:
+        assert message in failure(capsys, arguments, eval_main)
+
+
+def test_a_download_without_a_network_is_one_sentence(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("eval.datasets.CACHE", tmp_path)
+    monkeypatch.setattr("eval.datasets.DOWNLOAD", "http://127.0.0.1:9/{name}.zip")
+    err = failure(capsys, ["--dataset", "scifact", "--system", "bm25"], eval_main)
+    assert "data set 'scifact' could not be downloaded" in err
+    assert "give a local folder with --data" in err

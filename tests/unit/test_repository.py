@@ -1,0 +1,153 @@
+"""What must stay true of the source as a whole."""
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+LAYERS = ["kernels", "index", "retrieval", "eval", "winnow"]  # each may import those before it
+SOURCES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
+FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def imported_modules(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+
+
+def run_python(code, *, path="", folder=ROOT):
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=environment)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way_and_nothing_can_execute_data(source):
+    tree = ast.parse(source.read_text())
+    layer = LAYERS.index(source.relative_to(ROOT).parts[0])
+    for module in imported_modules(tree):
+        top = module.split(".")[0]
+        assert top not in LAYERS or LAYERS.index(top) <= layer, f"{source} imports {module} against the direction"
+        assert top not in FORBIDDEN_MODULES
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in FORBIDDEN_CALLS
+            assert name not in ("torch.load", "yaml.load")
+            for keyword in node.keywords:
+                allows = keyword.arg in ("allow_pickle", "trust_remote_code") and ast.unparse(keyword.value) != "False"
+                assert not allows, f"{source} passes {keyword.arg}"
+            assert name != "np.load" or "allow_pickle" in [keyword.arg for keyword in node.keywords]
+
+
+def test_the_direction_test_sees_a_wrong_import():
+    assert list(imported_modules(ast.parse("from retrieval.hits import Hit\nimport eval.beir"))) == [
+        "retrieval.hits",
+        "eval.beir",
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-c", "import retrieval"],
+        ["-m", "winnow", "--help"],
+        ["-m", "winnow", "index", "--help"],
+        ["-m", "winnow", "search", "--help"],
+        ["-m", "winnow", "eval", "--help"],
+        ["-m", "winnow", "demo", "--help"],
+        ["-m", "eval.beir", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_heavy_is_imported_until_needed(arguments):
+    watched = [sys.executable, "-X", "importtime", *arguments]
+    started = time.perf_counter()
+    finished = subprocess.run(watched, capture_output=True, text=True, cwd=ROOT)
+    seconds = time.perf_counter() - started
+    assert finished.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
+    assert not imported & {"numpy", "numba", "torch", "transformers", "faiss", "tokenizers", "nltk", "beir", "sqlite3"}
+    assert seconds < 3  # typically 0.1; the bound only catches something heavy under another name
+
+
+def test_searching_a_saved_inference_free_index_needs_no_torch(tmp_path):
+    code = (
+        "import sys; from retrieval import Retriever\n"
+        "r = Retriever.from_pretrained(sys.argv[1]); print(r.search('moon')[0].doc_id)\n"
+        "assert not {'torch', 'transformers', 'faiss', 'nltk'} & set(sys.modules)"
+    )
+    from retrieval import Retriever
+
+    Retriever.from_pretrained("mini").index([{"_id": "a", "text": "moon"}], progress=False).save_pretrained(
+        tmp_path / "i"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "i")]
+    assert subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout == "a\n"
+
+
+def test_transformers_works_with_our_package_named_kernels_on_the_path():
+    code = """
+import kernels, torch, transformers
+assert kernels.__file__.startswith(PATH), kernels.__file__
+bert = transformers.BertModel(transformers.BertConfig(
+    vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))
+llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+    vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))
+ids = torch.tensor([[1, 2, 3]])
+print(tuple(bert(ids).last_hidden_state.shape), tuple(llama(ids).logits.shape))
+"""
+    finished = run_python(code.replace("PATH", repr(str(ROOT))))
+    assert finished.stdout == "(1, 3, 16) (1, 3, 50)\n", finished.stderr
+
+
+@pytest.mark.parametrize("package", ["retrieval", "index", "eval.datasets", "winnow.cli"])
+def test_beside_the_hugging_face_package_of_the_same_name_importing_ours_says_what_to_do(tmp_path, package):
+    metadata = tmp_path / "kernels-0.20.1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: kernels\nVersion: 0.20.1\n")
+    finished = run_python(f"import {package}", path=str(tmp_path))
+    assert finished.returncode == 1
+    last_line = finished.stderr.strip().splitlines()[-1]
+    assert last_line.startswith("ImportError: The Hugging Face package kernels 0.20.1 is installed")
+    assert "pip uninstall kernels" in last_line
+
+
+def test_every_public_module_says_what_it_is_for():
+    for source in SOURCES:
+        assert ast.get_docstring(ast.parse(source.read_text())), source
+
+
+def test_public_names_are_the_documented_ones():
+    import retrieval
+
+    assert sorted(retrieval.__all__) == sorted(retrieval.HOMES)
+    for name in retrieval.__all__:
+        assert getattr(retrieval, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'Searcher'"):
+        _ = retrieval.Searcher
+
+
+def test_the_versions_are_pinned_and_torch_stands_on_the_install_line():
+    pinned = {
+        line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    }
+    assert {"torch", "transformers", "numpy", "numba", "faiss-cpu", "beir", "pytest"} <= pinned
+    (install,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
+    assert "torch==2.13.0" in install
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
+
+
+def test_ci_calls_make_test_and_installs_nothing_itself():
+    commands = [line for line in Path(ROOT / ".ci" / "run").read_text().splitlines() if line and line[0] != "#"]
+    assert commands[-1] == "make test"
+    assert not any("install" in command for command in commands)
