@@ -17,7 +17,7 @@ bounds: $(VENV)/installed  ## the property tests of the kernels once more, with 
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/numba-boundscheck $(BIN)/python -m pytest tests/property tests/unit/test_inverted_index.py
 
 wheel-check: $(VENV)/installed  ## build the wheel, install it in an empty environment, run the README's first block there
-	$(BIN)/python benchmarks/wheel_in_empty_environment.py
+	$(BIN)/python tests/wheel_in_empty_environment.py
 
 # torch stands on the same line as everything else, pinned: otherwise gigabytes of CUDA packages may follow
 $(VENV)/installed: pyproject.toml constraints.txt
