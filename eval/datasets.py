@@ -86,6 +86,7 @@ def download_dataset(name: str) -> Path:
         try:
             download_and_unzip(DOWNLOAD.format(name=name), str(CACHE))
         except Exception as error:  # beir passes on whatever its network and zip layers raise
+            (CACHE / f"{name}.zip").unlink(missing_ok=True)  # beir would take half a file for a whole one
             raise WinnowError(
                 f"data set {name!r} could not be downloaded ({type(error).__name__}); check its name and the network, or "
                 "give a local folder with --data."

@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from index.errors import CorpusError, IndexFormatError
+from index.errors import CorpusError, IndexFormatError, WinnowError
 
 FILE = "documents.sqlite"
 SCHEMA = """
@@ -72,8 +72,10 @@ class DocumentStore:
             for doc, document in enumerate(added, start=first_doc):
                 insert(connection, doc, document)
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise WinnowError(f"the documents cannot be held in a temporary file ({error}); free space.") from error
             raise
         return cls(connection, "the stored documents")
 
@@ -107,8 +109,13 @@ class DocumentStore:
 
     def write(self, path: Path) -> dict[str, Any]:
         """Copy into the file `documents.sqlite` under `path`; returns the description that `read` needs."""
-        with self._lock, closing(sqlite3.connect(path / FILE)) as target:
-            self._connection.backup(target)
+        try:
+            with self._lock, closing(sqlite3.connect(path / FILE)) as target:
+                self._connection.backup(target)
+        except sqlite3.Error as error:
+            raise WinnowError(
+                f"{path / FILE} cannot be written ({error}); free space or choose another folder."
+            ) from error
         return {"documents": len(self)}
 
     @classmethod

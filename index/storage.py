@@ -83,6 +83,11 @@ def open_generation(folder: str | Path, kind: str, verify: Verify = "quick") -> 
     return Generation(path, manifest["contents"])
 
 
+def is_index(folder: str | Path) -> bool:
+    """True when `folder` has a manifest, whatever its state."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
 def check_target(folder: str | Path) -> None:
     """Raise WinnowError unless an index may be written to `folder`: absent, empty, an index, or an unfinished one."""
     folder = Path(folder)
@@ -141,7 +146,7 @@ def write_manifest(folder: Path, kind: str, generation: Generation) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest, checked: version, checksum, and that no file name leaves the generation folder."""
     path = folder / MANIFEST
-    if not path.is_file():
+    if not is_index(folder):
         if folder.is_dir() and any(map(is_ours, os.scandir(folder))):
             raise IndexFormatError(f"{folder} holds an index whose build did not finish; build it again.")
         raise IndexFormatError(f"{folder} is not an index (it has no {MANIFEST}); make one with `winnow index`.")

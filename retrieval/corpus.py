@@ -34,9 +34,6 @@ class FieldNames:
         given = {"id": id, "title": title, "text": text}
         return cls(**{role: (name,) for role, name in given.items() if name is not None})
 
-    def all(self) -> set[str]:
-        return {*self.id, *self.title, *self.text}
-
 
 def read_corpus(corpus: Corpus, names: FieldNames | None = None) -> Iterator[Document]:
     """The documents of a corpus, one at a time.
@@ -53,8 +50,8 @@ def read_corpus(corpus: Corpus, names: FieldNames | None = None) -> Iterator[Doc
     else:
         for number, record in enumerate(corpus, start=1):
             if isinstance(record, Document):
-                record = {**record.fields, "_id": record[0], "title": record[1], "text": record[2]}
-                yield as_document(record, f"document {number}", FieldNames())
+                checked = as_document(record._asdict(), f"document {number}", FieldNames(id=("doc_id",)))
+                yield checked._replace(fields=record.fields)
             else:
                 yield as_document(record, f"document {number}", names)
 
@@ -157,22 +154,24 @@ def as_document(record: Any, where: str, names: FieldNames) -> Document:
         raise CorpusError(
             f"{where} holds {type(record).__name__} {record!r:.60}; a document must be an object of fields."
         )
-    doc_id = first_present(record, names.id)
+    used = [first_present(record, role) for role in (names.id, names.title, names.text)]
+    doc_id = record.get(used[0])
     if not isinstance(doc_id, str) or not doc_id:
         given = f"has the id {doc_id!r}" if doc_id is not None else f"has no {' or '.join(names.id)}"
         raise CorpusError(f"{where} {given}; a document's id must be a string that is not empty.")
-    title, text = (text_of(record, role, where) for role in (names.title, names.text))
-    return Document(doc_id, title, text, {name: value for name, value in record.items() if name not in names.all()})
+    title, text = (text_of(record, name, where) for name in used[1:])
+    return Document(doc_id, title, text, {name: value for name, value in record.items() if name not in used})
 
 
-def text_of(record: Mapping[str, Any], role: tuple[str, ...], where: str) -> str:
-    value = first_present(record, role)
+def first_present(record: Mapping[str, Any], role: tuple[str, ...]) -> str:
+    """The name that this record uses for the role; the usual one if it has none of them."""
+    return next((name for name in role if record.get(name) is not None), role[0])
+
+
+def text_of(record: Mapping[str, Any], name: str, where: str) -> str:
+    value = record.get(name)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise CorpusError(f"{where} has {type(value).__name__} {value!r:.60} as its {role[0]}; it must be a string.")
+        raise CorpusError(f"{where} has {type(value).__name__} {value!r:.60} as its {name}; it must be a string.")
     return value
-
-
-def first_present(record: Mapping[str, Any], role: tuple[str, ...]) -> Any:
-    return next((record[name] for name in role if record.get(name) is not None), None)

@@ -16,11 +16,11 @@ import numpy as np
 from index.documents import Document, DocumentStore
 from index.errors import CorpusError, WinnowError
 from index.inverted import InvertedIndex, InvertedIndexOptions, checked_k
-from index.storage import Verify, commit, open_array, open_generation, save_array
+from index.storage import Verify, commit, is_index, open_array, open_generation, save_array
 from index.vectors import empty_rows
 from kernels.cpu.sparse import SparseRows
 from retrieval.corpus import Corpus, FieldNames, read_corpus
-from retrieval.encoders.loading import load_encoder, read_encoder
+from retrieval.encoders.loading import MODELS, load_encoder, read_encoder
 from retrieval.encoders.protocol import SparseEncoder
 from retrieval.hits import Explanation, Hit, TermMatch
 from retrieval.progress import progress as counted
@@ -67,12 +67,15 @@ class Retriever:
     ) -> Retriever:
         """A model by name, with no documents, or a retriever that `save_pretrained` wrote, with its documents.
 
+        An index in a folder called like a model is opened; any other such folder does not hide the model.
+
         impacts  how weights are stored ("u8" unless told); a saved retriever has its own
         verify   "full" reads every byte of a saved retriever and compares checksums
 
         Raises ModelError for an unknown name and IndexFormatError for a folder that is no index, damaged or newer.
         """
-        if os.path.exists(name_or_folder):
+        is_folder = os.path.exists(name_or_folder) and (is_index(name_or_folder) or str(name_or_folder) not in MODELS)
+        if is_folder:
             if impacts is not None:
                 raise WinnowError(f"{name_or_folder} was saved with its own impacts; leave impacts={impacts!r} out.")
             return cls.from_folder(name_or_folder, verify=verify)

@@ -9,6 +9,7 @@ often it says it.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -57,13 +58,13 @@ class BM25Encoder:
 
     def encode_documents(self, texts: Iterable[str], known: SparseRows) -> tuple[BM25Encoder, SparseRows]:
         first_seen = {self.vocabulary[number]: number for number in range(len(self.vocabulary))}
-        indptr, terms, counts = [0], [], []
+        indptr, terms, counts = array("q", [0]), array("i"), array("f")
         for text in texts:
             for token, count in Counter(analyze(text)).items():
                 terms.append(first_seen.setdefault(token, len(first_seen)))
                 counts.append(count)
             indptr.append(len(terms))
-        added = SparseRows(np.array(indptr), np.array(terms, np.int32), np.array(counts, np.float32))
+        added = SparseRows(*map(np.asarray, (indptr, terms, counts)))
         new_number = np.empty(len(first_seen), np.int32)
         for rank, token in enumerate(sorted(first_seen)):  # the order of a Vocabulary
             new_number[first_seen[token]] = rank

@@ -18,41 +18,8 @@ WORD = regex.compile(
 )
 LONGEST_TOKEN = 255  # characters; StandardTokenizer cuts a longer word into pieces
 STOP_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "but",
-        "by",
-        "for",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "no",
-        "not",
-        "of",
-        "on",
-        "or",
-        "such",
-        "that",
-        "the",
-        "their",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "to",
-        "was",
-        "will",
-        "with",
-    ]
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "
+    "this to was will with".split()
 )
 STEMMER = PorterStemmer(mode=PorterStemmer.MARTIN_EXTENSIONS)  # Porter's own revision, which Lucene ported
 

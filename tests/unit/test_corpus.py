@@ -34,6 +34,12 @@ def test_fields_can_be_named(tmp_path):
     assert read(file, FieldNames.of(id="key", title="head", text="body")) == [Document("a", "h", "x", {"text": "kept"})]
 
 
+def test_fields_that_might_have_been_the_id_or_text_but_are_not_are_stored():
+    record = {"_id": "a", "id": 7, "text": "x", "contents": "y", "year": None}
+    assert read([record]) == [Document("a", "", "x", {"id": 7, "contents": "y", "year": None})]
+    assert read([Document("a", "", "x", {"id": 7, "text": "y"})]) == [Document("a", "", "x", {"id": 7, "text": "y"})]
+
+
 def test_null_title_and_absent_text_are_empty(tmp_path):
     assert read([{"_id": "a", "title": None, "text": "x"}, {"id": "b"}]) == [Document("a", "", "x"), Document("b")]
 

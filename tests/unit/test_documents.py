@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from index.documents import Document, DocumentStore
-from index.errors import CorpusError, IndexFormatError
+from index.errors import CorpusError, IndexFormatError, WinnowError
 
 DOCUMENTS = [Document("a", "Tea", "green"), Document("b", fields={"year": 1999, "tags": ["x", None]}), Document("c")]
 
@@ -95,3 +95,10 @@ def test_a_file_with_other_documents_is_refused(store, tmp_path):
     store.write(tmp_path)
     with pytest.raises(IndexFormatError, match="holds 3 documents, its index says 4"):
         DocumentStore.read(tmp_path, {"documents": 4})
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_store_readable(store, tmp_path):
+    (tmp_path / "documents.sqlite").mkdir()  # cannot be opened as a file, as on a disk without room
+    with pytest.raises(WinnowError, match=r"documents.sqlite cannot be written \(unable to open database file\)"):
+        store.write(tmp_path)
+    assert list(store) == DOCUMENTS

@@ -167,6 +167,14 @@ def test_an_unknown_model_is_named_with_the_known_ones():
         Retriever.from_pretrained("naver/x")
 
 
+def test_a_folder_called_like_a_model_hides_it_only_if_it_is_an_index(retriever, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bm25").mkdir()
+    assert len(Retriever.from_pretrained("bm25")) == 0
+    retriever.save_pretrained("bm25")
+    assert len(Retriever.from_pretrained("bm25")) == 4
+
+
 def test_a_folder_that_is_no_retriever_is_named(tmp_path):
     with pytest.raises(IndexFormatError, match="is not an index"):
         Retriever.from_pretrained(tmp_path)
