@@ -91,6 +91,7 @@ class InvertedIndex:
         """`search` for each query in turn, on several threads; the results do not depend on how many."""
         if threads < 1:
             raise InvalidVectorsError(f"threads is {threads}; it must be at least 1.")
+        k = checked_k(k)
         with ThreadPoolExecutor(threads) as pool:  # the kernel lets go of Python's lock
             return list(pool.map(lambda query: self.search(query.terms, query.weights, k), queries))
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from index.documents import Document, DocumentStore
 from index.errors import CorpusError, WinnowError
-from index.inverted import InvertedIndex, InvertedIndexOptions, checked_k
+from index.inverted import InvertedIndex, InvertedIndexOptions
 from index.storage import Verify, commit, is_index, open_array, open_generation, save_array
 from index.vectors import empty_rows
 from kernels.cpu.sparse import SparseRows
@@ -139,7 +139,8 @@ class Retriever:
         """`search` for each query, in order; the hits do not depend on the number of threads (all cores unless told)."""
         collection, documents = self._searchable()
         encoded = [collection.encoder.encode_query(checked_text(query)) for query in queries]
-        answers = collection.inverted.search_batch(encoded, checked_k(k), threads or os.cpu_count() or 1)
+        threads = (os.cpu_count() or 1) if threads is None else threads
+        answers = collection.inverted.search_batch(encoded, k, threads)
         return [list(as_hits(documents, scores, docs, stored)) for scores, docs in answers]
 
     def explain(self, query: str, doc_id: str) -> Explanation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.metadata import version
 
 from index.errors import run_command
 from winnow import demo, evaluate, index, search
@@ -12,6 +13,7 @@ SUBCOMMANDS = {"index": index, "search": search, "eval": evaluate, "demo": demo}
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="winnow", description="Learned sparse retrieval: index, search, measure.")
+    parser.add_argument("--version", action="version", version=f"winnow {version('winnow-ir')}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, module in SUBCOMMANDS.items():
         summary = (module.__doc__ or "").splitlines()[0]

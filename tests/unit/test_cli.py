@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from importlib.metadata import version
 
 import pytest
 
@@ -127,6 +128,12 @@ def test_other_failures_are_one_sentence(notes, folder, tmp_path, capsys):
     ]:
         assert message in failure(capsys, arguments)
     assert not (tmp_path / "n").exists()
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"winnow {version('winnow-ir')}\n"
 
 
 def test_debug_shows_the_traceback(folder, capsys):
