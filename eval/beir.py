@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--measure", action="append", dest="measures", metavar="NAME",
         help="any ir_measures name; may be repeated (default: nDCG@10, R@100, MRR@10)",
     )  # fmt: skip
+    parser.add_argument("--impacts", choices=("u8", "u16", "f32"), help="how weights are stored (default: u8)")
     parser.add_argument("--depth", type=int, default=1000, help="documents ranked for each query (default: 1000)")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON")
     parser.add_argument("--runs", metavar="FOLDER", help="write one TREC run file a system")
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     dataset = load_dataset(arguments.data or download_dataset(arguments.dataset), arguments.split)
     measured = []
     for system in dict.fromkeys(arguments.systems):
-        outcome = evaluate_system(system, dataset, depth, progress=not arguments.no_progress)
+        outcome = evaluate_system(system, dataset, depth, impacts=arguments.impacts, progress=not arguments.no_progress)
         measured.append((outcome, measure_run(dataset.qrels, outcome.run, names)))
         if arguments.runs:
             write_run(Path(arguments.runs) / f"{dataset.name}.{dataset.split}.{system}.run", outcome.run, system)

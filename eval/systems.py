@@ -9,7 +9,7 @@ from eval.datasets import Dataset
 from eval.latency import Latency, measure_latency
 from eval.measures import Run
 from retrieval import Retriever
-from retrieval.retriever import IndexStatistics
+from retrieval.retriever import Impacts, IndexStatistics
 
 LATENCY_K = 10
 
@@ -24,9 +24,11 @@ class Outcome(NamedTuple):
     build_seconds: float  # reading, encoding and inverting the corpus
 
 
-def evaluate_system(system: str, dataset: Dataset, depth: int, progress: bool) -> Outcome:
+def evaluate_system(
+    system: str, dataset: Dataset, depth: int, *, impacts: Impacts | None = None, progress: bool = True
+) -> Outcome:
     """Index the corpus with the model called `system`, then rank `depth` documents for each query."""
-    retriever = Retriever.from_pretrained(system)
+    retriever = Retriever.from_pretrained(system, impacts=impacts)
     started = time.perf_counter()
     retriever.index(dataset.folder, progress=progress)
     build_seconds = time.perf_counter() - started
