@@ -124,8 +124,8 @@ class InvertedIndex:
     @classmethod
     def open(cls, folder: str | Path, verify: Verify = "quick") -> InvertedIndex:
         """Map a saved index into memory; pages are read when a search touches them. Raises IndexFormatError."""
-        generation = open_generation(folder, KIND, verify)
-        return cls.read(generation.path, generation.contents)
+        with open_generation(folder, KIND, verify) as generation:
+            return cls.read(generation.path, generation.contents)
 
     def write(self, path: Path) -> dict[str, Any]:
         """Write the arrays into `path`; returns the description that `read` needs."""

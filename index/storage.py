@@ -65,11 +65,13 @@ def commit(folder: str | Path, kind: str) -> Iterator[Generation]:
             shutil.rmtree(folder / f"generation-{old:06d}", ignore_errors=True)
 
 
-def open_generation(folder: str | Path, kind: str, verify: Verify = "quick") -> Generation:
-    """The current content of `folder`.
+@contextmanager
+def open_generation(folder: str | Path, kind: str, verify: Verify = "quick") -> Iterator[Generation]:
+    """The current content of `folder`, to be read within the block.
 
     `quick` checks the manifest and that every file has its size; `full` also reads every byte and compares checksums.
-    Raises IndexFormatError for a folder that is not an index, is unfinished, damaged, newer, or of another kind.
+    Raises IndexFormatError for a folder that is not an index, is unfinished, damaged, newer, or of another kind, and
+    when what the block finds in `contents` is not what it looks for.
     """
     if verify not in ("quick", "full"):
         raise WinnowError(f'verify is {verify!r}; it must be "quick" or "full".')
@@ -78,9 +80,14 @@ def open_generation(folder: str | Path, kind: str, verify: Verify = "quick") -> 
     if manifest["kind"] != kind:
         raise IndexFormatError(f"{folder} holds a {manifest['kind']}, not a {kind}; open it with what wrote it.")
     path = folder / manifest["generation"]
-    for name, expected in manifest["files"].items():
-        check_file(path, name, expected, verify)
-    return Generation(path, manifest["contents"])
+    try:
+        for name, expected in manifest["files"].items():
+            check_file(path, name, expected, verify)
+        yield Generation(path, manifest["contents"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise IndexFormatError(
+            f"{folder / MANIFEST} does not describe its contents as this release does ({error!r}); build it again."
+        ) from error
 
 
 def is_index(folder: str | Path) -> bool:
@@ -155,6 +162,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise ValueError("it is too large")
         manifest = json.loads(path.read_bytes())
         found_format, version, checksum = manifest["format"], manifest["version"], manifest.pop("sha256")
+        is_named = isinstance(manifest["kind"], str) and GENERATION.fullmatch(manifest["generation"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IndexFormatError(f"{path} is damaged ({error!r}); restore it from a copy or build again.") from error
     if found_format != FORMAT or not isinstance(version, int):
@@ -166,7 +174,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     if checksum != sha256_of_manifest(manifest):
         raise IndexFormatError(f"{path} does not match its own checksum; restore it from a copy or build again.")
-    if not GENERATION.fullmatch(manifest["generation"]):
+    if not is_named:
         raise IndexFormatError(f"{path} names the generation {manifest['generation']!r}, which is not one of ours.")
     return dict(manifest)
 

@@ -84,21 +84,19 @@ class Retriever:
     @classmethod
     def from_folder(cls, folder: str | Path, *, verify: Verify = "quick") -> Retriever:
         """A retriever that `save_pretrained` wrote; unlike `from_pretrained`, never a model by name."""
-        generation = open_generation(folder, KIND, verify)
-        path, contents = generation.path, generation.contents
-        inverted = InvertedIndex.read(path, contents["inverted"])
-        entries = contents["vectors"]["entries"]
-        retriever = cls.__new__(cls)
-        retriever._collection = Collection(
-            read_encoder(path, contents["encoder"]),
-            SparseRows(
+        with open_generation(folder, KIND, verify) as generation:
+            path, contents = generation.path, generation.contents
+            inverted = InvertedIndex.read(path, contents["inverted"])
+            entries = contents["vectors"]["entries"]
+            vectors = SparseRows(
                 open_array(path / "vectors.indptr.npy", "int64", inverted.num_docs + 1),
                 open_array(path / "vectors.indices.npy", "int32", entries),
                 open_array(path / "vectors.data.npy", "float32", entries),
-            ),
-            inverted,
-            DocumentStore.read(path, contents["documents"]) if contents["documents"] else None,
-        )
+            )
+            encoder = read_encoder(path, contents["encoder"])
+            documents = DocumentStore.read(path, contents["documents"]) if contents["documents"] else None
+        retriever = cls.__new__(cls)
+        retriever._collection = Collection(encoder, vectors, inverted, documents)
         return retriever
 
     def index(self, corpus: Corpus, *, names: FieldNames | None = None, progress: bool = True) -> Retriever:

@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
 from index.errors import CorpusError, IndexFormatError, ModelError, WinnowError
+from index.storage import sha256_of_manifest
 from retrieval import Document, Retriever
 from retrieval.encoders.bm25 import BM25Encoder, BM25Options
 
@@ -190,6 +193,22 @@ def test_a_saved_retriever_keeps_its_own_impacts(tmp_path):
 def test_a_retriever_takes_an_encoder_with_other_options():
     retriever = Retriever(BM25Encoder(BM25Options(k1=0.0))).index(CORPUS, progress=False)
     assert {hit.score for hit in retriever.search("water")} == {retriever.search("water")[0].score}
+
+
+@pytest.mark.parametrize("part", ["inverted", "vectors", "encoder", "documents"])
+@pytest.mark.parametrize("nonsense", [{}, {"x": 1}, [], "text", 7])
+def test_a_manifest_with_nonsense_in_it_is_refused_in_a_sentence(retriever, tmp_path, part, nonsense):
+    retriever.save_pretrained(tmp_path / "i")
+    path = tmp_path / "i" / "winnow.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    manifest["contents"][part] = nonsense
+    path.write_text(json.dumps({**manifest, "sha256": sha256_of_manifest(manifest)}))
+    if part == "documents" and not nonsense:  # reads as a retriever without documents
+        assert len(Retriever.from_pretrained(tmp_path / "i")) == 4
+        return
+    with pytest.raises(IndexFormatError):
+        Retriever.from_pretrained(tmp_path / "i")
 
 
 def test_every_file_of_a_saved_retriever_is_checked(retriever, tmp_path):

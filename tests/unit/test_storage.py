@@ -19,8 +19,8 @@ def save(folder, text="one"):
 
 
 def read(folder, verify="quick"):
-    generation = open_generation(folder, "note", verify)
-    return (generation.path / "a.txt").read_text(), generation.contents["length"]
+    with open_generation(folder, "note", verify) as generation:
+        return (generation.path / "a.txt").read_text(), generation.contents["length"]
 
 
 def edit_manifest(folder, change, seal=True):
@@ -139,6 +139,12 @@ def test_a_newer_format_names_both_versions(tmp_path):
         (lambda m: m["files"].update({"/etc/hostname": {"bytes": 1, "sha256": ""}}), "missing or lies outside"),
         (lambda m: m["files"].update({"b.txt": {"bytes": 1, "sha256": ""}}), "missing or lies outside"),
         (lambda m: m["files"]["a.txt"].update(bytes=4), "has 3 bytes, its manifest says 4"),
+        (lambda m: m.update(files=[1]), "does not describe its contents as this release does"),
+        (lambda m: m.update(files={"a.txt": 3}), "does not describe its contents as this release does"),
+        (lambda m: m.update(contents=None), "does not describe its contents as this release does"),
+        (lambda m: m.update(contents={}), "does not describe its contents as this release does"),
+        (lambda m: m.pop("kind"), "is damaged"),
+        (lambda m: m.update(generation=7), "is damaged"),
     ],
 )
 def test_a_manifest_that_lies_is_refused(tmp_path, change, message):
