@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from index.errors import InvalidVectorsError
-from index.storage import Verify, commit, open_array, open_generation, read_only, save_array
+from index.storage import Verify, commit, open_array, read_current, read_only, save_array
 from index.vectors import SparseQuery, checked_query, checked_rows
 from kernels.cpu import windowed_taat
 from kernels.cpu.postings import WINDOW, Postings, invert, largest_weights, quantise
@@ -101,7 +101,9 @@ class InvertedIndex:
         starts, docs, impacts, steps = self.postings
         found = np.zeros(len(terms), np.float32)
         for i, term in enumerate(np.asarray(terms, np.int64)):
-            first, past_last = starts[term * count_windows(self.num_docs) + window :][:2]
+            list_number = term * count_windows(self.num_docs) + window
+            # as in the kernel, a damaged file must not lead outside the arrays
+            first, past_last = np.clip(starts[list_number : list_number + 2], 0, len(docs))
             posting = first + np.searchsorted(docs[first:past_last], local)
             if posting < past_last and docs[posting] == local:
                 found[i] = steps[term] * np.float32(impacts[posting])
@@ -124,8 +126,7 @@ class InvertedIndex:
     @classmethod
     def open(cls, folder: str | Path, verify: Verify = "quick") -> InvertedIndex:
         """Map a saved index into memory; pages are read when a search touches them. Raises IndexFormatError."""
-        with open_generation(folder, KIND, verify) as generation:
-            return cls.read(generation.path, generation.contents)
+        return read_current(folder, KIND, lambda stored: cls.read(stored.path, stored.contents), verify)
 
     def write(self, path: Path) -> dict[str, Any]:
         """Write the arrays into `path`; returns the description that `read` needs."""

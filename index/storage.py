@@ -12,21 +12,24 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from index.errors import IndexFormatError, WinnowError
 
 FORMAT, VERSION = "winnow", 1
-MANIFEST, NEW_MANIFEST = "winnow.json", "winnow.json.new"
+MANIFEST, NEW_MANIFEST, LOCK = "winnow.json", "winnow.json.new", "winnow.lock"
+MARKER = "winnow-generation"  # an empty file: tells our generation folders from those of other programs
 GENERATION = re.compile(r"generation-([0-9]{6,12})")
 MAX_MANIFEST_BYTES = 64 << 20
 Verify = Literal["quick", "full"]
+Content = TypeVar("Content")
 
 
 @dataclass(slots=True)
@@ -41,53 +44,84 @@ class Generation:
 def commit(folder: str | Path, kind: str) -> Iterator[Generation]:
     """A new generation to fill with files and `contents`; current once the block ends, discarded if it raises.
 
-    Raises WinnowError before the block runs if `folder` holds anything but an index or an unfinished one of ours.
+    Raises WinnowError before the block runs if `folder` holds anything but an index or an unfinished one of ours, or
+    if another process is writing to it; and afterwards if the files cannot be written.
     """
     folder = Path(folder)
-    check_target(folder)
+    if not (folder / LOCK).exists():
+        check_target(folder)  # before a lock file is left in a folder that is not ours
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    number = 1 + max(generations(folder), default=0)
-    generation = Generation(folder / f"generation-{number:06d}")
-    generation.path.mkdir()
-    try:
-        yield generation
-        write_manifest(folder, kind, generation)
-    except BaseException:
-        shutil.rmtree(generation.path, ignore_errors=True)
-        (folder / NEW_MANIFEST).unlink(missing_ok=True)
-        if is_new:
-            folder.rmdir()
-        raise
-    for old in generations(folder):
-        if old != number:
-            # readers of the old generation keep their mapped files until they close them
-            shutil.rmtree(folder / f"generation-{old:06d}", ignore_errors=True)
+    with only_writer(folder):
+        check_target(folder)
+        number = 1 + max(generations(folder), default=0)
+        generation = Generation(folder / f"generation-{number:06d}")
+        try:
+            generation.path.mkdir()
+            (generation.path / MARKER).touch()
+            yield generation
+            write_manifest(folder, kind, generation)
+        except BaseException as error:
+            # an interruption may come after the rename: what the manifest names stays
+            if not is_index(folder) or current_generation(folder) != generation.path.name:
+                shutil.rmtree(generation.path, ignore_errors=True)
+                (folder / NEW_MANIFEST).unlink(missing_ok=True)
+                if is_new:
+                    shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise WinnowError(
+                    f"{folder} could not be written ({error.strerror or error}); make room or choose another folder."
+                ) from error
+            raise
+        for old in generations(folder):
+            if old != number:
+                # readers of the old generation keep their mapped files until they close them
+                shutil.rmtree(folder / f"generation-{old:06d}", ignore_errors=True)
 
 
 @contextmanager
-def open_generation(folder: str | Path, kind: str, verify: Verify = "quick") -> Iterator[Generation]:
-    """The current content of `folder`, to be read within the block.
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the operating system releases it if this process dies."""
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise WinnowError(f"another process is writing to {folder}; wait until it has finished.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_current(
+    folder: str | Path, kind: str, read: Callable[[Generation], Content], verify: Verify = "quick"
+) -> Content:
+    """What `read` makes of the current generation of `folder`.
 
     `quick` checks the manifest and that every file has its size; `full` also reads every byte and compares checksums.
     Raises IndexFormatError for a folder that is not an index, is unfinished, damaged, newer, or of another kind, and
-    when what the block finds in `contents` is not what it looks for.
+    when what `read` finds is not what it looks for. A writer that replaces the index meanwhile is no error.
     """
     if verify not in ("quick", "full"):
         raise WinnowError(f'verify is {verify!r}; it must be "quick" or "full".')
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    if manifest["kind"] != kind:
-        raise IndexFormatError(f"{folder} holds a {manifest['kind']}, not a {kind}; open it with what wrote it.")
-    path = folder / manifest["generation"]
-    try:
-        for name, expected in manifest["files"].items():
-            check_file(path, name, expected, verify)
-        yield Generation(path, manifest["contents"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise IndexFormatError(
-            f"{folder / MANIFEST} does not describe its contents as this release does ({error!r}); build it again."
-        ) from error
+    while True:
+        manifest = read_manifest(folder)
+        if manifest["kind"] != kind:
+            raise IndexFormatError(f"{folder} holds a {manifest['kind']}, not a {kind}; open it with what wrote it.")
+        path = folder / manifest["generation"]
+        try:
+            for name, expected in manifest["files"].items():
+                check_file(path, name, expected, verify)
+            return read(Generation(path, manifest["contents"]))
+        except (WinnowError, OSError, KeyError, TypeError, AttributeError) as error:
+            if current_generation(folder) != manifest["generation"]:
+                continue  # replaced while we read: the files of its old generation are gone, the new ones are there
+            if isinstance(error, WinnowError | OSError):
+                raise
+            raise IndexFormatError(
+                f"{folder / MANIFEST} does not describe its contents as this release does ({error!r}); build it again."
+            ) from error
 
 
 def is_index(folder: str | Path) -> bool:
@@ -102,6 +136,8 @@ def check_target(folder: str | Path) -> None:
         return
     if not folder.is_dir():
         raise WinnowError(f"{folder} is not a folder; give a new or empty folder for the index.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise WinnowError(f"{folder} cannot be written to; change its permissions or give another folder.")
     foreign = sorted(entry.name for entry in os.scandir(folder) if not is_ours(entry))
     if foreign:
         raise WinnowError(
@@ -111,9 +147,19 @@ def check_target(folder: str | Path) -> None:
 
 
 def is_ours(entry: os.DirEntry[str]) -> bool:
+    """True for the lock, a manifest of ours, and a generation folder that we made (or died before marking)."""
     if entry.is_dir(follow_symlinks=False):
-        return GENERATION.fullmatch(entry.name) is not None
-    return entry.is_file(follow_symlinks=False) and entry.name in (MANIFEST, NEW_MANIFEST)
+        names = os.listdir(entry.path) if GENERATION.fullmatch(entry.name) else ["of somebody else"]
+        return not names or MARKER in names
+    if not entry.is_file(follow_symlinks=False):
+        return False
+    if entry.name == MANIFEST:
+        return f'"format": "{FORMAT}"'.encode() in Path(entry.path).read_bytes()
+    return entry.name in (NEW_MANIFEST, LOCK)
+
+
+def current_generation(folder: Path) -> str:
+    return str(read_manifest(folder)["generation"])
 
 
 def generations(folder: Path) -> list[int]:
@@ -147,7 +193,6 @@ def write_manifest(folder: Path, kind: str, generation: Generation) -> None:
     flush(folder)
     os.replace(new, folder / MANIFEST)
     flush(folder)
-    flush(folder.parent)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -165,7 +210,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         is_named = isinstance(manifest["kind"], str) and GENERATION.fullmatch(manifest["generation"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IndexFormatError(f"{path} is damaged ({error!r}); restore it from a copy or build again.") from error
-    if found_format != FORMAT or not isinstance(version, int):
+    if found_format != FORMAT or not isinstance(version, int) or version < 1:
         raise IndexFormatError(f"{path} says format {found_format!r}, version {version!r}; this is not our manifest.")
     if version > VERSION:
         raise IndexFormatError(
@@ -221,7 +266,7 @@ def open_array(path: Path, dtype: str, length: int) -> np.ndarray:
     """A memory-mapped, read-only one-dimensional array; IndexFormatError if it is not `length` values of `dtype`."""
     try:
         array = np.load(path, mmap_mode="r" if length else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:  # a damaged header makes numpy raise what its tokenizer raises
         raise IndexFormatError(f"{path} cannot be read as an array ({error}); build the index again.") from error
     if array.dtype != np.dtype(dtype) or array.shape != (length,):
         raise IndexFormatError(

@@ -16,7 +16,7 @@ import numpy as np
 from index.documents import Document, DocumentStore
 from index.errors import CorpusError, WinnowError
 from index.inverted import InvertedIndex, InvertedIndexOptions
-from index.storage import Verify, commit, is_index, open_array, open_generation, save_array
+from index.storage import Generation, Verify, commit, is_index, open_array, read_current, save_array
 from index.vectors import empty_rows
 from kernels.cpu.sparse import SparseRows
 from retrieval.corpus import Corpus, FieldNames, read_corpus
@@ -46,6 +46,31 @@ class Collection:
     vectors: SparseRows  # as encoded; what a later addition and its index are built from
     inverted: InvertedIndex
     documents: DocumentStore | None
+
+    def write(self, path: Path) -> dict[str, Any]:
+        """Write all files into `path`; returns the description that `read` needs (docs/format.md)."""
+        for name, array in self.vectors._asdict().items():
+            save_array(path / f"vectors.{name}.npy", array)
+        return {
+            "model": self.encoder.name,
+            "encoder": self.encoder.write(path),
+            "vectors": {"entries": len(self.vectors.indices)},
+            "inverted": self.inverted.write(path),
+            "documents": self.documents.write(path) if self.documents else None,
+        }
+
+    @classmethod
+    def read(cls, stored: Generation) -> Collection:
+        path, contents = stored.path, stored.contents
+        inverted = InvertedIndex.read(path, contents["inverted"])
+        entries = contents["vectors"]["entries"]
+        vectors = SparseRows(
+            open_array(path / "vectors.indptr.npy", "int64", inverted.num_docs + 1),
+            open_array(path / "vectors.indices.npy", "int32", entries),
+            open_array(path / "vectors.data.npy", "float32", entries),
+        )
+        documents = DocumentStore.read(path, contents["documents"]) if contents["documents"] else None
+        return cls(read_encoder(path, contents["encoder"]), vectors, inverted, documents)
 
 
 class Retriever:
@@ -84,19 +109,8 @@ class Retriever:
     @classmethod
     def from_folder(cls, folder: str | Path, *, verify: Verify = "quick") -> Retriever:
         """A retriever that `save_pretrained` wrote; unlike `from_pretrained`, never a model by name."""
-        with open_generation(folder, KIND, verify) as generation:
-            path, contents = generation.path, generation.contents
-            inverted = InvertedIndex.read(path, contents["inverted"])
-            entries = contents["vectors"]["entries"]
-            vectors = SparseRows(
-                open_array(path / "vectors.indptr.npy", "int64", inverted.num_docs + 1),
-                open_array(path / "vectors.indices.npy", "int32", entries),
-                open_array(path / "vectors.data.npy", "float32", entries),
-            )
-            encoder = read_encoder(path, contents["encoder"])
-            documents = DocumentStore.read(path, contents["documents"]) if contents["documents"] else None
         retriever = cls.__new__(cls)
-        retriever._collection = Collection(encoder, vectors, inverted, documents)
+        retriever._collection = read_current(folder, KIND, Collection.read, verify)
         return retriever
 
     def index(self, corpus: Corpus, *, names: FieldNames | None = None, progress: bool = True) -> Retriever:
@@ -175,15 +189,7 @@ class Retriever:
         """
         collection = self._collection
         with commit(folder, KIND) as generation:
-            for name, array in collection.vectors._asdict().items():
-                save_array(generation.path / f"vectors.{name}.npy", array)
-            generation.contents = {
-                "model": collection.encoder.name,
-                "encoder": collection.encoder.write(generation.path),
-                "vectors": {"entries": len(collection.vectors.indices)},
-                "inverted": collection.inverted.write(generation.path),
-                "documents": collection.documents.write(generation.path) if collection.documents else None,
-            }
+            generation.contents = collection.write(generation.path)
 
     def statistics(self) -> IndexStatistics:
         """How much is indexed."""

@@ -215,6 +215,9 @@ def test_every_file_of_a_saved_retriever_is_checked(retriever, tmp_path):
     retriever.save_pretrained(tmp_path / "i")
     for file in sorted((tmp_path / "i" / "generation-000001").iterdir()):
         whole = file.read_bytes()
+        if file.name == "winnow-generation":
+            assert whole == b""
+            continue
         file.write_bytes(whole[:-1])
         with pytest.raises(IndexFormatError, match=f"{file.name} has {len(whole) - 1} bytes"):
             Retriever.from_pretrained(tmp_path / "i")

@@ -1,15 +1,17 @@
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
 from index import storage
 from index.errors import IndexFormatError, WinnowError
-from index.storage import check_target, commit, open_generation
+from index.storage import check_target, commit, read_current
 
 
 def save(folder, text="one"):
@@ -19,8 +21,9 @@ def save(folder, text="one"):
 
 
 def read(folder, verify="quick"):
-    with open_generation(folder, "note", verify) as generation:
-        return (generation.path / "a.txt").read_text(), generation.contents["length"]
+    return read_current(
+        folder, "note", lambda stored: ((stored.path / "a.txt").read_text(), stored.contents["length"]), verify
+    )
 
 
 def edit_manifest(folder, change, seal=True):
@@ -42,19 +45,33 @@ def test_a_second_commit_replaces_the_first_and_leaves_no_trace(tmp_path):
     save(tmp_path / "i")
     save(tmp_path / "i", "three")
     assert read(tmp_path / "i") == ("three", 5)
-    assert sorted(entry.name for entry in (tmp_path / "i").iterdir()) == ["generation-000002", "winnow.json"]
+    assert sorted(entry.name for entry in (tmp_path / "i").iterdir()) == [
+        "generation-000002",
+        "winnow.json",
+        "winnow.lock",
+    ]
 
 
 def test_a_commit_that_fails_leaves_the_old_content(tmp_path):
     save(tmp_path / "i")
-    with pytest.raises(IsADirectoryError), commit(tmp_path / "i", "note") as generation:
+    with (
+        pytest.raises(WinnowError, match=r"could not be written \(Is a directory\)"),
+        commit(tmp_path / "i", "note") as generation,
+    ):
         generation.path.write_text("over the folder")
     assert read(tmp_path / "i") == ("one", 3)
-    assert sorted(entry.name for entry in (tmp_path / "i").iterdir()) == ["generation-000001", "winnow.json"]
+    assert sorted(entry.name for entry in (tmp_path / "i").iterdir()) == [
+        "generation-000001",
+        "winnow.json",
+        "winnow.lock",
+    ]
 
 
 def test_a_first_commit_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(OSError, match="disk full"), commit(tmp_path / "i", "note"):
+    with (
+        pytest.raises(WinnowError, match=r"i could not be written \(disk full\); make room"),
+        commit(tmp_path / "i", "note"),
+    ):
         raise OSError("disk full")
     assert not (tmp_path / "i").exists()
 
@@ -85,14 +102,16 @@ def test_killed_at_any_flush_or_rename_the_folder_holds_the_old_content_or_the_n
     )
     root = os.path.dirname(os.path.dirname(storage.__file__))
     status = subprocess.run([sys.executable, "-c", script, str(tmp_path / "i"), str(call), root]).returncode
-    assert status == (-signal.SIGKILL if call <= 7 else 0)  # 5 flushes, the rename, 2 more flushes... then it is done
-    assert read(tmp_path / "i", "full") == (("old", 3) if call <= 5 else ("newer", 5))
+    flushes_before_rename = 5  # two files, their folder, the manifest, the index folder
+    assert status == (-signal.SIGKILL if call <= flushes_before_rename + 2 else 0)  # the rename, and one flush after it
+    assert read(tmp_path / "i", "full") == (("old", 3) if call <= flushes_before_rename + 1 else ("newer", 5))
     save(tmp_path / "i", "again")
     assert read(tmp_path / "i", "full") == ("again", 5)
 
 
 def test_a_build_that_never_finished_is_not_an_index_and_can_be_built_again(tmp_path):
     (tmp_path / "i" / "generation-000001").mkdir(parents=True)
+    (tmp_path / "i" / "generation-000001" / "winnow-generation").touch()
     (tmp_path / "i" / "generation-000001" / "a.txt").write_text("half")
     with pytest.raises(IndexFormatError, match="whose build did not finish; build it again"):
         read(tmp_path / "i")
@@ -103,6 +122,83 @@ def test_a_build_that_never_finished_is_not_an_index_and_can_be_built_again(tmp_
 def test_a_folder_that_is_not_an_index_says_so(tmp_path):
     with pytest.raises(IndexFormatError, match=r"is not an index \(it has no winnow.json\)"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("call", range(1, 9))
+@pytest.mark.parametrize("error", [OSError("Input/output error"), KeyboardInterrupt()], ids=["EIO", "Ctrl-C"])
+def test_an_error_at_any_flush_or_rename_leaves_the_old_content_or_the_new(tmp_path, monkeypatch, call, error):
+    save(tmp_path / "i", "old")
+    calls = 0
+
+    def failing(real):
+        def attempt(*arguments):
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise error
+            return real(*arguments)
+
+        return attempt
+
+    monkeypatch.setattr(os, "fsync", failing(os.fsync))
+    monkeypatch.setattr(os, "replace", failing(os.replace))
+    with contextlib.suppress(WinnowError, KeyboardInterrupt):
+        save(tmp_path / "i", "newer")
+    monkeypatch.undo()
+    assert read(tmp_path / "i", "full") == (("old", 3) if call <= 6 else ("newer", 5))
+    save(tmp_path / "i", "again")
+    assert read(tmp_path / "i", "full") == ("again", 5)
+
+
+def test_a_second_writer_is_told_to_wait(tmp_path):
+    with commit(tmp_path / "i", "note") as generation:
+        (generation.path / "a.txt").write_text("first")
+        generation.contents = {"length": 5}
+        with pytest.raises(WinnowError, match=r"another process is writing to .*i; wait until it has finished"):
+            save(tmp_path / "i", "second")
+    assert read(tmp_path / "i") == ("first", 5)
+
+
+def test_many_writers_and_readers_at_once_always_find_one_whole_commit(tmp_path):
+    save(tmp_path / "i", "0")
+    done, failures = threading.Event(), []
+
+    def write(name):
+        for number in range(60):
+            with contextlib.suppress(WinnowError):  # somebody else is writing
+                save(tmp_path / "i", f"{name}{number}")
+
+    def read_often():
+        while not done.is_set():
+            try:
+                text, length = read(tmp_path / "i", "full")
+                assert len(text) == length
+            except Exception as error:
+                failures.append(error)
+
+    readers = [threading.Thread(target=read_often) for _ in range(2)]
+    writers = [threading.Thread(target=write, args=(name,)) for name in ("a", "bb", "ccc")]
+    for thread in readers + writers:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    done.set()
+    for thread in readers:
+        thread.join()
+    assert not failures
+    assert sorted(entry.name for entry in (tmp_path / "i").iterdir())[1:] == ["winnow.json", "winnow.lock"]
+
+
+def test_folders_and_files_of_other_programs_are_left_alone_even_if_called_like_ours(tmp_path):
+    (tmp_path / "ga" / "generation-000001").mkdir(parents=True)
+    (tmp_path / "ga" / "generation-000001" / "thesis.txt").write_text("mine")
+    with pytest.raises(WinnowError, match="holds 'generation-000001', which is not part of an index"):
+        save(tmp_path / "ga")
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "winnow.json").write_text('{"my": "settings"}')
+    with pytest.raises(WinnowError, match=r"holds 'winnow.json', which is not part of an index"):
+        save(tmp_path / "w")
+    assert (tmp_path / "w" / "winnow.json").read_text() == '{"my": "settings"}'
 
 
 @pytest.mark.parametrize("name", ["thesis.doc", "generation-1", "winnow.json.bak", ".hidden"])
