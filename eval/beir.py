@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from index.errors import run_command
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
@@ -37,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.report import as_json, as_table
     from eval.runs import write_run
     from eval.systems import evaluate_system
-    from index.inverted import checked_k
+    from index.inverted import checked_count
     from retrieval.encoders.loading import check_name
 
     # everything that can be wrong in the request is found before the long work
@@ -45,21 +43,30 @@ def run(arguments: argparse.Namespace) -> int:
         check_name(system)
     names = tuple(arguments.measures or DEFAULT_MEASURES)
     parse_measures(names)
-    depth = checked_k(arguments.depth)
+    depth = checked_count("depth", arguments.depth)
+    if arguments.json:
+        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
+    if arguments.runs:
+        Path(arguments.runs).mkdir(parents=True, exist_ok=True)
     dataset = load_dataset(arguments.data or download_dataset(arguments.dataset), arguments.split)
     measured = []
     for system in dict.fromkeys(arguments.systems):
         outcome = evaluate_system(system, dataset, depth, impacts=arguments.impacts, progress=not arguments.no_progress)
         measured.append((outcome, measure_run(dataset.qrels, outcome.run, names)))
-        if arguments.runs:
-            write_run(Path(arguments.runs) / f"{dataset.name}.{dataset.split}.{system}.run", outcome.run, system)
     print(as_table(dataset, measured))
+    for outcome, _ in measured if arguments.runs else []:
+        file = Path(arguments.runs) / f"{dataset.name}.{dataset.split}.{outcome.system}.run"
+        write_run(file, outcome.run, outcome.system)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(as_json(dataset, measured), indent=2) + "\n", encoding="utf-8")
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
+    try:
+        from index.errors import run_command
+    except ImportError as error:  # our own sentence about another package named `kernels`
+        sys.exit(f"eval.beir: {error}")
     parser = argparse.ArgumentParser(prog="python -m eval.beir", description=__doc__)
     add_arguments(parser)
     arguments = parser.parse_args(argv)

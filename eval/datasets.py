@@ -24,7 +24,7 @@ class Dataset(NamedTuple):
 
 
 def load_dataset(folder: str | Path, split: str = "test") -> Dataset:
-    """Raises WinnowError for a folder that is not a BEIR data set, an unknown split, or a query without text."""
+    """Raises WinnowError for a folder that is not a BEIR data set, an unknown split, or a judged query that is not there."""
     folder = Path(folder)
     present = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
     if not present:
@@ -32,7 +32,8 @@ def load_dataset(folder: str | Path, split: str = "test") -> Dataset:
     if split not in present:
         raise WinnowError(f"{folder} has no split {split!r}; its splits are {', '.join(present)}.")
     qrels = read_qrels(folder / "qrels" / f"{split}.tsv")
-    texts = {query.doc_id: query.text for query in read_jsonl(queries_file(folder), FieldNames())}
+    one_of(folder, "corpus.jsonl")
+    texts = read_queries(one_of(folder, "queries.jsonl"))
     if without := sorted(set(qrels) - set(texts)):
         raise WinnowError(
             f"{folder / 'qrels' / split}.tsv judges {len(without)} queries that queries.jsonl lacks, {without[0]!r} first."
@@ -40,11 +41,21 @@ def load_dataset(folder: str | Path, split: str = "test") -> Dataset:
     return Dataset(folder.resolve().name, split, folder, {query: texts[query] for query in qrels}, qrels)
 
 
-def queries_file(folder: Path) -> Path:
-    for name in ("queries.jsonl", "queries.jsonl.gz"):
-        if (folder / name).is_file():
-            return folder / name
-    raise WinnowError(f"{folder} is not a BEIR folder (it has no queries.jsonl).")
+def one_of(folder: Path, name: str) -> Path:
+    """The file of a BEIR folder, plain or gzipped."""
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise WinnowError(f"{folder} is not a BEIR folder (it has no {name}); see the README for its layout.")
+
+
+def read_queries(path: Path) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for query in read_jsonl(path, FieldNames()):
+        if query.doc_id in texts:
+            raise CorpusError(f"{path} has the query id {query.doc_id!r} twice; give each query its own id.")
+        texts[query.doc_id] = query.text
+    return texts
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
@@ -85,8 +96,10 @@ def download_dataset(name: str) -> Path:
             raise WinnowError("downloading needs the package beir; run `pip install 'winnow-ir[eval]'`.") from error
         try:
             download_and_unzip(DOWNLOAD.format(name=name), str(CACHE))
-        except Exception as error:  # beir passes on whatever its network and zip layers raise
+        except BaseException as error:  # beir passes on whatever its network and zip layers raise
             (CACHE / f"{name}.zip").unlink(missing_ok=True)  # beir would take half a file for a whole one
+            if not isinstance(error, Exception):
+                raise
             raise WinnowError(
                 f"data set {name!r} could not be downloaded ({type(error).__name__}); check its name and the network, or "
                 "give a local folder with --data."

@@ -30,7 +30,7 @@ def measure_run(
 
 
 def parse_measures(names: Sequence[str]) -> dict[str, object]:
-    """name -> ir_measures object. Raises WinnowError for a name that ir_measures does not know."""
+    """name -> ir_measures object. Raises WinnowError for a name that ir_measures does not know or cannot compute."""
     try:
         import ir_measures
     except ImportError as error:
@@ -39,6 +39,11 @@ def parse_measures(names: Sequence[str]) -> dict[str, object]:
     for name in names:
         try:
             parsed[name] = ir_measures.parse_measure(name)
-        except (ValueError, NameError, SyntaxError) as error:
-            raise WinnowError(f"{name!r} is not a measure; give names such as nDCG@10, R@100, MRR@10, AP.") from error
+            if parsed[name].params.get("cutoff", 1) < 1:  # the code beneath would end the process
+                raise ValueError("cutoff below 1")
+            ir_measures.calc_aggregate([parsed[name]], {"q": {"d": 1}}, {"q": {"d": 1.0}})
+        except Exception as error:  # ir_measures passes on whatever its parser and providers raise
+            raise WinnowError(
+                f"{name!r} is not a measure that can be computed here; give names such as nDCG@10, R@100, MRR@10, AP."
+            ) from error
     return parsed

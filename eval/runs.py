@@ -11,12 +11,13 @@ from index.errors import WinnowError
 
 def write_run(path: Path, run: Run, tag: str) -> None:
     """Lines `query Q0 document rank score tag`, ranks from 1. Raises WinnowError for an id with white space."""
+    lines = []
+    for query, documents in run.items():
+        for rank, (document, score) in enumerate(documents.items(), start=1):
+            if re.search(r"\s", query + document):
+                raise WinnowError(
+                    f"the ids {query!r}, {document!r} hold white space, which a run file cannot; rename them."
+                )
+            lines.append(f"{query} Q0 {document} {rank} {score!r} {tag}\n")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        for query, documents in run.items():
-            for rank, (document, score) in enumerate(documents.items(), start=1):
-                if re.search(r"\s", query + document):
-                    raise WinnowError(
-                        f"the ids {query!r}, {document!r} hold white space, which a run file cannot; rename them."
-                    )
-                file.write(f"{query} Q0 {document} {rank} {score!r} {tag}\n")
+    path.write_text("".join(lines), encoding="utf-8")

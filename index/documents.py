@@ -7,12 +7,14 @@ and its unique index on the ids refuses duplicates while documents stream in.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from index.errors import CorpusError, IndexFormatError, WinnowError
@@ -23,16 +25,18 @@ CREATE TABLE documents (
     doc INTEGER PRIMARY KEY, doc_id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, text TEXT NOT NULL, fields TEXT NOT NULL
 )
 """
+Found = TypeVar("Found")
 MOST_VARIABLES = 500  # of one SQL statement
 
 
-class Document(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Document:
     """What a user stores and gets back; `fields` is anything JSON can hold."""
 
     doc_id: str
     title: str = ""
     text: str = ""
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = field(default_factory=dict)
 
     @property
     def searched_text(self) -> str:
@@ -95,12 +99,12 @@ class DocumentStore:
     def get(self, docs: Sequence[int]) -> list[Document]:
         """The documents with these numbers, in this order."""
         found = {row[0]: row for row in self._rows_among(SELECT, docs)}
-        return [as_document(found[doc]) for doc in docs]
+        return [as_document(row) for row in self._in_order(found, docs)]
 
     def ids(self, docs: Sequence[int]) -> list[str]:
         """Only the ids of these documents, in this order."""
         found = dict(self._rows_among("SELECT doc, doc_id FROM documents", docs))
-        return [found[doc] for doc in docs]
+        return self._in_order(found, docs)
 
     def find(self, doc_id: str) -> int | None:
         """The number of the document with this id, or None."""
@@ -122,13 +126,23 @@ class DocumentStore:
     def read(cls, path: Path, description: dict[str, Any]) -> DocumentStore:
         """Open without reading the documents; IndexFormatError if the file does not hold what was written."""
         file = path / FILE
-        uri = f"file:{quote(str(file.absolute()))}?mode=ro&immutable=1"
-        store = cls(sqlite3.connect(uri, uri=True, check_same_thread=False), str(file))
+        uri = f"file:{quote(os.fsencode(file.absolute()))}?mode=ro&immutable=1"
+        try:
+            connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise IndexFormatError(f"{file} cannot be opened ({error}); check its permissions.") from error
+        store = cls(connection, str(file))
         if len(store) != description["documents"]:
             raise IndexFormatError(
                 f"{file} holds {len(store)} documents, its index says {description['documents']}; build it again."
             )
         return store
+
+    def _in_order(self, found: dict[int, Found], docs: Sequence[int]) -> list[Found]:
+        try:
+            return [found[doc] for doc in docs]
+        except KeyError as error:
+            raise IndexFormatError(f"{self._name} lacks document {error}; build the index again.") from error
 
     def _rows_among(self, select: str, docs: Sequence[int]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(docs), MOST_VARIABLES):
@@ -139,7 +153,7 @@ class DocumentStore:
         try:
             with self._lock:
                 return self._connection.execute(statement, values).fetchall()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise IndexFormatError(f"{self._name} cannot be read ({error}); build the index again.") from error
 
 
@@ -148,16 +162,26 @@ SELECT = "SELECT doc, doc_id, title, text, fields FROM documents"
 
 
 def as_document(row: tuple[Any, ...]) -> Document:
-    _, doc_id, title, text, fields = row
-    return Document(doc_id, title, text, json.loads(fields))
+    doc, doc_id, title, text, fields = row
+    try:
+        return Document(doc_id, title, text, json.loads(fields))
+    except (ValueError, TypeError) as error:
+        raise IndexFormatError(f"the fields of document {doc} are damaged ({error}); build the index again.") from error
 
 
 def insert(connection: sqlite3.Connection, doc: int, document: Document) -> None:
+    if not isinstance(document.fields, dict):
+        raise CorpusError(
+            f"document {document.doc_id!r} has fields {document.fields!r:.60}; they must be a dictionary."
+        )
     try:
         fields = json.dumps(document.fields, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?)", (doc, *document[:3], fields))
+        connection.execute(
+            "INSERT INTO documents VALUES (?, ?, ?, ?, ?)",
+            (doc, document.doc_id, document.title, document.text, fields),
+        )
     except sqlite3.IntegrityError as error:
-        (first,) = connection.execute("SELECT doc FROM documents WHERE doc_id = ?", document[:1]).fetchone()
+        (first,) = connection.execute("SELECT doc FROM documents WHERE doc_id = ?", [document.doc_id]).fetchone()
         raise CorpusError(
             f"document {doc + 1} has the id {document.doc_id!r} of document {first + 1}; give each document its own id."
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,19 +31,30 @@ class ModelError(WinnowError):
 def run_command(call: Callable[[], int], *, program: str, debug: bool) -> int:
     """The exit status of a command: errors end as one sentence on standard error, with a traceback only in debug."""
     try:
-        return call()
+        status = call()
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
-        message, status = "interrupted; nothing was changed.", 130
-    except BrokenPipeError:  # the reader of our output has gone (`| head`): nobody is left to tell
-        sys.stderr.close()
-        return 141
+        message, status = "interrupted; no index was changed.", 130
     except Exception as error:
+        if isinstance(error, OSError):
+            discard_unwritten_output()
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone (`| head`): nobody is left to tell
+            return 141
         if debug:
             traceback.print_exc()
             return 1
         message, status = as_sentence(error), 1
     print(f"{program}: {message}", file=sys.stderr)
     return status
+
+
+def discard_unwritten_output() -> None:
+    """Send what is still buffered for standard output nowhere, if it cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def as_sentence(error: Exception) -> str:

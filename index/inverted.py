@@ -77,7 +77,7 @@ class InvertedIndex:
         Fewer than k when fewer documents score above 0. Raises InvalidVectorsError for a query the index cannot take
         and for k below 1.
         """
-        k = min(checked_k(k), self.num_docs)
+        k = min(checked_count("k", k), self.num_docs)
         query = checked_query(SparseQuery(terms, weights), self.options.num_terms)
         if k == 0:
             return np.empty(0, np.float32), np.empty(0, np.int32)
@@ -89,9 +89,7 @@ class InvertedIndex:
         self, queries: Sequence[SparseQuery], k: int = 10, threads: int = 1
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """`search` for each query in turn, on several threads; the results do not depend on how many."""
-        if threads < 1:
-            raise InvalidVectorsError(f"threads is {threads}; it must be at least 1.")
-        k = checked_k(k)
+        k, threads = checked_count("k", k), checked_count("threads", threads)
         with ThreadPoolExecutor(threads) as pool:  # the kernel lets go of Python's lock
             return list(pool.map(lambda query: self.search(query.terms, query.weights, k), queries))
 
@@ -160,7 +158,7 @@ def count_windows(num_docs: int) -> int:
     return -(-num_docs // WINDOW)
 
 
-def checked_k(k: int) -> int:
-    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-        raise InvalidVectorsError(f"k is {k!r}; it must be a whole number of at least 1.")
-    return int(k)
+def checked_count(name: str, count: int) -> int:
+    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
+        raise InvalidVectorsError(f"{name} is {count!r}; it must be a whole number of at least 1.")
+    return int(count)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,32 @@ def read_corpus(corpus: Corpus, names: FieldNames | None = None) -> Iterator[Doc
         yield from read_path(Path(corpus), names)
     elif isinstance(corpus, Mapping):
         for doc_id, record in corpus.items():
+            if not isinstance(record, Mapping):
+                raise CorpusError(
+                    f"the mapping has {type(record).__name__} {record!r:.60} under {doc_id!r}; a mapping must be "
+                    "{id: {title, text}}, and a single document stands in a list."
+                )
             yield as_document({**record, names.id[0]: doc_id}, f"document {doc_id!r}", names)
+    elif not isinstance(corpus, Iterable):
+        raise CorpusError(f"the corpus is {type(corpus).__name__} {corpus!r:.60}; give a path, a list or a mapping.")
     else:
         for number, record in enumerate(corpus, start=1):
             if isinstance(record, Document):
-                checked = as_document(record._asdict(), f"document {number}", FieldNames(id=("doc_id",)))
-                yield checked._replace(fields=record.fields)
+                given = {"_id": record.doc_id, "title": record.title, "text": record.text}
+                checked = as_document(given, f"document {number}", FieldNames())
+                yield replace(checked, fields=record.fields)
             else:
                 yield as_document(record, f"document {number}", names)
 
 
 def read_path(path: Path, names: FieldNames) -> Iterator[Document]:
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a text given for a path
+        raise CorpusError(
+            f"{str(path)[:60]!r}... is not a path ({error.strerror}); give documents in a list."
+        ) from error
+    if is_folder:
         yield from read_folder(path, names)
         return
     if not path.is_file():
@@ -78,7 +93,7 @@ def read_folder(folder: Path, names: FieldNames) -> Iterator[Document]:
         if corpus.is_file():
             yield from read_jsonl(corpus, names)
             return
-    files = sorted(path for path in folder.rglob("*") if path.suffix in TEXT_FILES and path.is_file())
+    files = sorted(text_files(folder))
     if not files:
         raise CorpusError(f"{folder} holds neither corpus.jsonl nor text files ({', '.join(TEXT_FILES)}).")
     for file in files:
@@ -87,6 +102,19 @@ def read_folder(folder: Path, names: FieldNames) -> Iterator[Document]:
         except UnicodeDecodeError as error:
             raise CorpusError(f"{file} is not valid UTF-8 (byte {error.start}); convert it to UTF-8.") from error
         yield Document(file.relative_to(folder).as_posix(), file.stem, text)
+
+
+def text_files(folder: Path) -> Iterator[Path]:
+    """All text files at any depth, but for hidden files and folders. An unreadable folder raises OSError."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if Path(name).suffix.lower() in TEXT_FILES and not name.startswith("."):
+                yield Path(parent, name)
 
 
 def read_jsonl(path: Path, names: FieldNames) -> Iterator[Document]:
@@ -108,22 +136,31 @@ def read_tsv(path: Path, names: FieldNames) -> Iterator[Document]:
     for where, line in lines_of(path):
         values = line.rstrip("\r\n").split("\t")
         if columns is None:
-            if set(values) & set(names.id) and set(values) & {*names.title, *names.text}:
-                columns = values
+            columns = tsv_columns(values, where, names)
+            if columns is values:
                 continue
-            columns = tsv_columns(len(values), where, names)
         if len(values) != len(columns):
             raise CorpusError(f"{where} has {len(values)} columns, the first line has {len(columns)}; check its tabs.")
         yield as_document(dict(zip(columns, values, strict=True)), where, names)
 
 
-def tsv_columns(count: int, where: str, names: FieldNames) -> list[str]:
-    if count not in (2, 3):
+def tsv_columns(first_line: list[str], where: str, names: FieldNames) -> list[str]:
+    """The column names: `first_line` itself if it holds names, else the usual ones for its number of columns."""
+    if set(first_line) & set(names.id) and set(first_line) & {*names.title, *names.text}:
+        if len(set(first_line)) < len(first_line):
+            raise CorpusError(f"{where} names a column twice: {', '.join(first_line)}; give each its own name.")
+        return first_line
+    if names != FieldNames():
         raise CorpusError(
-            f"{where} has {count} columns; without a first line of column names there must be 2 (id, text) or "
+            f"{where} has the columns {', '.join(first_line)!r:.80}, which lack {names.id[0]!r} or {names.text[0]!r}; "
+            "name columns that are there."
+        )
+    if len(first_line) not in (2, 3):
+        raise CorpusError(
+            f"{where} has {len(first_line)} columns; without a first line of column names there must be 2 (id, text) or "
             "3 (id, title, text)."
         )
-    return [names.id[0], *([names.title[0]] if count == 3 else []), names.text[0]]
+    return [names.id[0], *([names.title[0]] if len(first_line) == 3 else []), names.text[0]]
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
@@ -145,7 +182,7 @@ def lines_of(path: Path) -> Iterator[tuple[str, str]]:
                 raise CorpusError(
                     f"{path}:{number} is not valid UTF-8 (byte {error.start} of the line); convert the file to UTF-8."
                 ) from error
-            if text.strip():
+            if text.strip(" \r\n"):
                 yield f"{path}:{number}", text
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """One ranked document. `title`, `text` and `fields` are as indexed, or empty if the search left them out."""
 
     rank: int  # from 1
@@ -13,7 +15,7 @@ class Hit(NamedTuple):
     score: float
     title: str = ""
     text: str = ""
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 class TermMatch(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LOG_LINES = 10.0
@@ -18,14 +18,11 @@ def progress(items: Iterable[Item], *, total: int | None, doing: str, unit: str,
         return
     from tqdm import tqdm
 
-    on_terminal = sys.stderr.isatty()
+    options: dict[str, Any] = {"mininterval": 0.1, "dynamic_ncols": True}
+    if not sys.stderr.isatty():
+        options = {"mininterval": SECONDS_BETWEEN_LOG_LINES, "maxinterval": 3 * SECONDS_BETWEEN_LOG_LINES}
+        if total is not None:
+            options["bar_format"] = "{desc}: {percentage:3.0f}% ({n_fmt}/{total_fmt}{unit}, {elapsed}<{remaining})\n"
     yield from tqdm(
-        items,
-        total=total,
-        desc=doing,
-        unit=f" {unit}",
-        delay=SECONDS_UNTIL_SHOWN,
-        mininterval=0.1 if on_terminal else SECONDS_BETWEEN_LOG_LINES,
-        maxinterval=SECONDS_BETWEEN_LOG_LINES,
-        dynamic_ncols=on_terminal,
+        items, total=total, desc=doing, unit=f" {unit}", delay=SECONDS_UNTIL_SHOWN, file=sys.stderr, **options
     )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -99,6 +99,8 @@ class Retriever:
 
         Raises ModelError for an unknown name and IndexFormatError for a folder that is no index, damaged or newer.
         """
+        if not isinstance(name_or_folder, str | os.PathLike):
+            raise WinnowError(f"the model is {name_or_folder!r}; give a name or a folder.")
         is_folder = os.path.exists(name_or_folder) and (is_index(name_or_folder) or str(name_or_folder) not in MODELS)
         if is_folder:
             if impacts is not None:
@@ -142,15 +144,17 @@ class Retriever:
         Raises WinnowError without documents, for k below 1, and for a query that is not a string.
         """
         collection, documents = self._searchable()
-        scores, docs = collection.inverted.search(*collection.encoder.encode_query(checked_text(query)), k)
+        scores, docs = collection.inverted.search(*collection.encoder.encode_query(checked_text("the query", query)), k)
         return list(as_hits(documents, scores, docs, stored))
 
     def search_batch(
-        self, queries: Sequence[str], k: int = 10, *, threads: int | None = None, stored: bool = True
+        self, queries: Iterable[str], k: int = 10, *, threads: int | None = None, stored: bool = True
     ) -> list[list[Hit]]:
         """`search` for each query, in order; the hits do not depend on the number of threads (all cores unless told)."""
         collection, documents = self._searchable()
-        encoded = [collection.encoder.encode_query(checked_text(query)) for query in queries]
+        if isinstance(queries, str) or not isinstance(queries, Iterable):
+            raise WinnowError(f"queries is {type(queries).__name__} {queries!r:.60}; it must be a list of strings.")
+        encoded = [collection.encoder.encode_query(checked_text("the query", query)) for query in queries]
         threads = (os.cpu_count() or 1) if threads is None else threads
         answers = collection.inverted.search_batch(encoded, k, threads)
         return [list(as_hits(documents, scores, docs, stored)) for scores, docs in answers]
@@ -161,10 +165,10 @@ class Retriever:
         Raises WinnowError where `search` would, and for an id that is not indexed.
         """
         collection, documents = self._searchable()
-        doc = documents.find(doc_id)
+        doc = documents.find(checked_text("doc_id", doc_id))
         if doc is None:
             raise WinnowError(f"no document has the id {doc_id!r}; give the doc_id of a hit.")
-        terms, weights = collection.encoder.encode_query(checked_text(query))
+        terms, weights = collection.encoder.encode_query(checked_text("the query", query))
         order = np.argsort(terms)  # the order that the score is defined in
         terms, weights = terms[order], weights[order]
         impacts = collection.inverted.impacts(doc, terms)
@@ -215,12 +219,16 @@ class Retriever:
 
 def as_hits(documents: DocumentStore, scores: np.ndarray, docs: np.ndarray, stored: bool) -> Iterator[Hit]:
     numbers: list[int] = docs.tolist()
-    found: list[Document] = documents.get(numbers) if stored else list(map(Document, documents.ids(numbers)))
+    found = documents.get(numbers) if stored else map(Document, documents.ids(numbers))
     for rank, (score, document) in enumerate(zip(scores.tolist(), found, strict=True), start=1):
         yield Hit(rank, document.doc_id, score, document.title, document.text, document.fields)
 
 
-def checked_text(query: Any) -> str:
-    if not isinstance(query, str):
-        raise WinnowError(f"the query is {type(query).__name__} {query!r:.60}; it must be a string.")
-    return query
+def checked_text(name: str, text: Any) -> str:
+    if not isinstance(text, str):
+        raise WinnowError(f"{name} is {type(text).__name__} {text!r:.60}; it must be a string.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise WinnowError(f"{name} {text!r:.60} is not valid Unicode ({error.reason}); repair it.") from error
+    return text

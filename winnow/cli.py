@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from importlib.metadata import version
-
-from index.errors import run_command
-from winnow import demo, evaluate, index, search
-
-SUBCOMMANDS = {"index": index, "search": search, "eval": evaluate, "demo": demo}
+import sys
+from importlib.metadata import PackageNotFoundError, version
 
 
 def main(argv: list[str] | None = None) -> int:
+    try:
+        from index.errors import run_command
+        from winnow import demo, evaluate, index, search
+    except ImportError as error:  # our own sentence about another package named `kernels`
+        sys.exit(f"winnow: {error}")
     parser = argparse.ArgumentParser(prog="winnow", description="Learned sparse retrieval: index, search, measure.")
-    parser.add_argument("--version", action="version", version=f"winnow {version('winnow-ir')}")
+    parser.add_argument("--version", action="version", version=f"winnow {installed_version()}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for name, module in SUBCOMMANDS.items():
+    for name, module in {"index": index, "search": search, "eval": evaluate, "demo": demo}.items():
         summary = (module.__doc__ or "").splitlines()[0]
         subparser = subparsers.add_parser(name, help=summary, description=summary)
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
     return run_command(lambda: arguments.run(arguments), program=f"winnow {arguments.command}", debug=arguments.debug)
+
+
+def installed_version() -> str:
+    try:
+        return version("winnow-ir")
+    except PackageNotFoundError:
+        return "(run from a folder, not installed)"

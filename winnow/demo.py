@@ -19,12 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from index.inverted import checked_k
+    from index.inverted import checked_count
     from retrieval import Retriever
     from retrieval.python_docs import python_documentation
     from winnow.display import hit_lines, matching_terms
 
-    k = checked_k(arguments.k)
+    k = checked_count("k", arguments.k)
     retriever = Retriever.from_pretrained(arguments.model).index(python_documentation())
     documents, _, postings, nbytes = retriever.statistics()
     print(f"\nindexed {documents:,} documents: {postings:,} postings, {nbytes / 1e6:.1f} MB")

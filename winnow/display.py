@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 
@@ -13,10 +14,17 @@ LINES_OF_TEXT = 2
 def hit_lines(hit: Hit) -> list[str]:
     """Rank, score, id and title on one line, the start of the text below."""
     width = max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
-    name = hit.title if hit.title.startswith(hit.doc_id) else f"{hit.doc_id}  {hit.title}"
-    head = f"{hit.rank:>3}  {hit.score:8.3f}  " + textwrap.shorten(name, width - 15, placeholder=" ...")
-    body = textwrap.wrap(hit.text, width - 5, max_lines=LINES_OF_TEXT, placeholder=" ...") or ["(no text)"]
-    return [head, *(f"     {line}" for line in body)]
+    title_repeats_id = re.match(re.escape(hit.doc_id) + r"\b(?!\w)", hit.title)  # as csv.reader(...) does
+    name = printable(hit.title if title_repeats_id else f"{hit.doc_id}  {hit.title}".rstrip())
+    if len(name) > width - 15:
+        name = name[: width - 19] + " ..."
+    body = textwrap.wrap(printable(hit.text), width - 5, max_lines=LINES_OF_TEXT, placeholder=" ...") or ["(no text)"]
+    return [f"{hit.rank:>3}  {hit.score:8.3f}  {name}", *(f"     {line}" for line in body)]
+
+
+def printable(text: str) -> str:
+    """`text` without the characters that would move the cursor, ring or recolour the terminal; white space is a blank."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def explanation_lines(explanation: Explanation) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,5 +41,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 def as_json(hit: Hit, explanation: Explanation | None) -> dict[str, Any]:
     if explanation is None:
-        return hit._asdict()
-    return {**hit._asdict(), "terms": [match._asdict() for match in explanation.terms]}
+        return asdict(hit)
+    return {**asdict(hit), "terms": [match._asdict() for match in explanation.terms]}

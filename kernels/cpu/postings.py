@@ -7,7 +7,8 @@ A list is cut into windows of WINDOW documents and laid out term by term, window
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from kernels.cpu.compiled import compiled
 
 WINDOW = 65_536  # documents; 2**16, so that the number of a document within its window is a uint16
 
@@ -25,7 +26,7 @@ class Postings(NamedTuple):
     steps: np.ndarray  # float32 [terms]; 1 where impacts are float32
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def largest_weights(rows, num_terms):
     """float32 [num_terms]: the largest weight of each term in any row, 0 for a term that never occurs."""
     largest = np.zeros(num_terms, np.float32)
@@ -35,7 +36,7 @@ def largest_weights(rows, num_terms):
     return largest
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def quantise(rows, steps, levels):
     """int32 [entries]: each weight in whole steps of its term, rounded half up and held within 1..levels.
 
@@ -51,7 +52,7 @@ def quantise(rows, steps, levels):
     return quantised
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def invert(rows, impacts, num_terms, num_windows, docs, sorted_impacts):
     """Counting sort of the entries by (term, window), stable in documents, into `docs` and `sorted_impacts`.
 

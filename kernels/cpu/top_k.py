@@ -4,18 +4,18 @@ Total order everywhere in this project: higher score first, then lower document 
 The heap's root is its worst entry, so `scores[0]` is the threshold a newcomer must beat.
 """
 
-from numba import njit
+from kernels.cpu.compiled import compiled
 
 EMPTY = -1  # document number of an unfilled slot; its score is 0, which no hit has
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def is_worse(score_a, doc_a, score_b, doc_b):
     """True when entry a ranks below entry b."""
     return score_a < score_b or (score_a == score_b and doc_a > doc_b)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def replace_worst(scores, docs, score, doc):
     """Put (score, doc) in place of the root and restore the heap, in place.
 

@@ -8,13 +8,13 @@ document at most once, and terms come in that order (docs/format.md).
 """
 
 import numpy as np
-from numba import njit
 
+from kernels.cpu.compiled import compiled
 from kernels.cpu.postings import WINDOW
 from kernels.cpu.top_k import EMPTY, replace_worst
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def search(postings, terms, weights, num_docs, k):
     """The k best documents by dot product, in heap order.
 
@@ -43,7 +43,7 @@ def search(postings, terms, weights, num_docs, k):
     return best_scores, best_docs
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_term(postings, term, list_number, weight, scores):
     """Add weight * impact to the score of every document in one inverted list, in place."""
     step = postings.steps[term]

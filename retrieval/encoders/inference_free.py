@@ -29,7 +29,7 @@ from kernels.cpu.sparse import SparseRows
 from retrieval.encoders.minilm import WEIGHTS_SHA256, minilm_folder
 
 SPECIAL_TOKEN = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|unused\d+)\]")
-TEXTS_TOGETHER = 256  # tokenized and sorted by length at a time; also the step of the progress bar
+TEXTS_TOGETHER = 64  # tokenized and sorted by length at a time; also the step of the progress bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,8 @@ class InferenceFreeEncoder:
         return SparseQuery(terms, np.log(1 + (self.num_docs - df + 0.5) / (df + 0.5)).astype(np.float32))
 
     def term(self, number: int) -> str:
-        return str(self.tokenizer.id_to_token(number))
+        token = str(self.tokenizer.id_to_token(number))
+        return f"-{token[2:]}" if token.startswith("##") else token  # the end of a word, as dictionaries write it
 
     def terms_in(self, text: str) -> set[int]:
         return set(self.tokenizer.encode(text, add_special_tokens=False).ids)

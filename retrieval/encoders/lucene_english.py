@@ -14,7 +14,7 @@ from nltk.stem.porter import PorterStemmer
 # UAX #29 words that hold a letter, digit or emoji; scripts written without spaces (line-break class SA) stay whole
 WORD = regex.compile(
     r"(?w)\p{Line_Break=SA}[\p{Line_Break=SA}\p{Mark}]*"
-    r"|\p{Connector_Punctuation}*[\p{Alphabetic}\p{Nd}\p{Extended_Pictographic}\p{Regional_Indicator}].*?\b"
+    r"|(?<!\p{Connector_Punctuation})\p{Connector_Punctuation}*+[\p{Alphabetic}\p{Nd}\p{Extended_Pictographic}\p{Regional_Indicator}].*?\b"
 )
 LONGEST_TOKEN = 255  # characters; StandardTokenizer cuts a longer word into pieces
 STOP_WORDS = frozenset(

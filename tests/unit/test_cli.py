@@ -1,6 +1,7 @@
 import functools
 import http.server
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_index_counts_what_it_took(notes, tmp_path, capsys):
 def test_search_prints_ranked_documents(folder, capsys):
     assert main(["search", folder, "sea water", "-k", "1"]) == 0
     out = capsys.readouterr().out
-    assert "tides Tides" in out
+    assert "tides  Tides" in out
     assert "The moon pulls" in out
     assert "bread" not in out
 
@@ -154,14 +155,22 @@ def test_interrupting_leaves_the_old_index(notes, folder, capsys, monkeypatch):
 
     monkeypatch.setattr("index.storage.write_manifest", interrupt)
     assert main(["index", str(notes), "--out", folder, "--model", "bm25"]) == 130
-    assert capsys.readouterr().err == "winnow index: interrupted; nothing was changed.\n"
+    assert capsys.readouterr().err == "winnow index: interrupted; no index was changed.\n"
     assert main(["search", folder, "moon"]) == 0
 
 
 def test_a_reader_that_stops_early_is_no_error(folder):
-    command = f'"{sys.executable}" -m winnow search "{folder}" water --explain | head -c 1; echo ${{PIPESTATUS[0]}}'
-    finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert finished.stderr == ""
+    command = f'"{sys.executable}" -m winnow search "{folder}" water | true; echo ${{PIPESTATUS[0]}}'
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
+    assert (finished.stdout, finished.stderr) == ("141\n", "")
+
+
+def test_output_that_cannot_be_written_is_one_sentence(folder):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = f'"{sys.executable}" -m winnow search "{folder}" water > /dev/full'
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
+    assert (finished.returncode, finished.stderr) == (1, "winnow search: No space left on device.\n")
 
 
 def test_eval_prints_a_table_and_writes_report_and_run(beir_folder, tmp_path, capsys):
@@ -189,7 +198,9 @@ def test_eval_finds_a_bad_request_before_the_long_work(beir_folder, capsys):
         ([*data, "--system", "bm52"], "'bm52' is neither a folder with an index nor a known model"),
         ([*data, "--system", "bm25", "--split", "dev"], "has no split 'dev'; its splits are test"),
         ([*data, "--system", "bm25", "--measure", "nDGC@10"], "'nDGC@10' is not a measure"),
-        ([*data, "--system", "bm25", "--depth", "0"], "k is 0; it must be"),
+        ([*data, "--system", "bm25", "--measure", "nDCG@0"], "'nDCG@0' is not a measure"),
+        ([*data, "--system", "bm25", "--measure", "P"], "'P' is not a measure"),
+        ([*data, "--system", "bm25", "--depth", "0"], "depth is 0; it must be"),
     ]:
         assert message in failure(capsys, arguments, eval_main)
 

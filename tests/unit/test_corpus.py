@@ -96,11 +96,31 @@ def test_a_bad_record_is_named_with_file_and_line(tmp_path, line, message):
     [
         ("a\tx\nb\n", r"c.tsv:2 has 1 columns, the first line has 2"),
         ("a\tb\tc\td\n", r"c.tsv:1 has 4 columns; without a first line of column names"),
+        ("id\ttext\ttext\na\tx\ty\n", r"c.tsv:1 names a column twice: id, text, text"),
+        ("a\tx\n\t\n", r"c.tsv:2 has the id ''"),
     ],
 )
 def test_a_bad_tsv_line_is_named(tmp_path, text, message):
     with pytest.raises(CorpusError, match=message):
         read(write(tmp_path / "c.tsv", text))
+
+
+def test_tsv_columns_that_were_named_must_be_there(tmp_path):
+    file = write(tmp_path / "c.tsv", "key\tbody\nk1\tgreen tea\n")
+    assert read(file, FieldNames.of(id="key", text="body")) == [Document("k1", "", "green tea")]
+    with pytest.raises(CorpusError, match=r"c.tsv:1 has the columns 'key, body', which lack 'kee' or 'body2'"):
+        read(file, FieldNames.of(id="kee", text="body2"))
+
+
+def test_no_text_file_is_skipped_but_hidden_ones(tmp_path):
+    for folder in (".git", "b"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "x.txt", "x")
+    write(tmp_path / "README.TXT", "upper")
+    assert [document.doc_id for document in read(tmp_path)] == ["README.TXT", "b/x.txt"]
+    (tmp_path / "b" / "gone.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"gone.txt"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(

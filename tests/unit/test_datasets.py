@@ -7,6 +7,7 @@ from index.errors import CorpusError, WinnowError
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "x"}')
     (tmp_path / "queries.jsonl").write_text('{"_id": "1", "text": "one"}\n{"_id": "2", "text": "two"}\n')
     (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\ta\t2\n1\tb\t0\n")
     return tmp_path
@@ -44,7 +45,14 @@ def test_judgments_of_unknown_queries_are_named(folder):
         load_dataset(folder)
 
 
-def test_a_folder_without_queries_is_named(folder):
-    (folder / "queries.jsonl").unlink()
-    with pytest.raises(WinnowError, match=r"it has no queries\.jsonl"):
+@pytest.mark.parametrize("name", ["queries.jsonl", "corpus.jsonl"])
+def test_a_folder_without_one_of_its_files_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(WinnowError, match=f"it has no {name}"):
+        load_dataset(folder)
+
+
+def test_a_query_id_used_twice_is_named(folder):
+    (folder / "queries.jsonl").write_text('{"_id": "1", "text": "one"}\n{"_id": "1", "text": "two"}\n')
+    with pytest.raises(CorpusError, match="has the query id '1' twice"):
         load_dataset(folder)

@@ -125,7 +125,7 @@ def test_unknown_way_to_store_impacts_is_refused():
 
 
 def test_no_threads_are_refused(index):
-    with pytest.raises(InvalidVectorsError, match="threads is 0"):
+    with pytest.raises(InvalidVectorsError, match="threads is 0; it must be a whole number of at least 1"):
         index.search_batch([SparseQuery(np.array([TEA]), np.array([1.0]))], threads=0)
 
 

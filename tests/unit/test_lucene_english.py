@@ -24,5 +24,9 @@ def test_tokens_are_lucenes(text, expected):
     assert analyze(text) == expected.split()
 
 
+def test_long_runs_of_underscores_take_no_longer_than_their_length():
+    assert analyze("_" * 200_000 + " a_b __c tea") == ["a_b", "__c", "tea"]  # hours, if every start were tried
+
+
 def test_a_long_word_is_cut_into_pieces_of_255_characters():
     assert list(map(len, analyze("x" * 300))) == [255, 45]

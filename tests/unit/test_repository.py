@@ -110,7 +110,7 @@ print(tuple(bert(ids).last_hidden_state.shape), tuple(llama(ids).logits.shape))
     assert finished.stdout == "(1, 3, 16) (1, 3, 50)\n", finished.stderr
 
 
-@pytest.mark.parametrize("package", ["retrieval", "index", "eval.datasets", "winnow.cli"])
+@pytest.mark.parametrize("package", ["retrieval", "index", "eval.datasets"])
 def test_beside_the_hugging_face_package_of_the_same_name_importing_ours_says_what_to_do(tmp_path, package):
     metadata = tmp_path / "kernels-0.20.1.dist-info"
     metadata.mkdir()
@@ -120,6 +120,26 @@ def test_beside_the_hugging_face_package_of_the_same_name_importing_ours_says_wh
     last_line = finished.stderr.strip().splitlines()[-1]
     assert last_line.startswith("ImportError: The Hugging Face package kernels 0.20.1 is installed")
     assert "pip uninstall kernels" in last_line
+    for command in ("winnow", "eval.beir"):
+        told = subprocess.run(
+            [sys.executable, "-m", command, "--help"], capture_output=True, text=True, cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )  # fmt: skip
+        assert told.returncode == 1
+        assert told.stderr.startswith(f"{command}: The Hugging Face package kernels 0.20.1 is installed")
+        assert len(told.stderr.splitlines()) == 1
+
+
+def test_kernels_run_where_machine_code_cannot_be_kept(tmp_path):
+    """A read-only installation without a home folder, as in containers: simulated by numba finding no place."""
+    code = (
+        "from numba.core.caching import CacheImpl; CacheImpl._locator_classes = []\n"
+        "from retrieval import Retriever\n"
+        "r = Retriever.from_pretrained('bm25').index([{'_id': 'a', 'text': 'tea'}], progress=False)\n"
+        "print(r.search('tea')[0].doc_id)"
+    )
+    finished = run_python(code)
+    assert finished.stdout == "a\n", finished.stderr
 
 
 def test_every_public_module_says_what_it_is_for():

@@ -25,7 +25,7 @@ def test_hits_carry_rank_score_and_what_was_stored(retriever):
     hits = retriever.search("sea water")
     assert [(hit.rank, hit.doc_id) for hit in hits] == [(1, "tides"), (2, "bread")]
     assert hits[0].score > hits[1].score > 0
-    assert (hits[0].title, hits[0].text, hits[0].fields) == CORPUS[0][1:]
+    assert Document(hits[0].doc_id, hits[0].title, hits[0].text, hits[0].fields) == CORPUS[0]
 
 
 def test_title_and_text_are_searched_together(retriever):
@@ -35,6 +35,8 @@ def test_title_and_text_are_searched_together(retriever):
 def test_stored_fields_can_be_left_out(retriever):
     (hit,) = retriever.search("granite", stored=False)
     assert (hit.doc_id, hit.title, hit.text, hit.fields) == ("stone", "", "", {})
+    hit.fields["mine"] = 1  # belongs to this hit alone
+    assert retriever.search("granite", stored=False)[0].fields == {}
 
 
 def test_a_batch_answers_like_single_searches(retriever):
@@ -130,6 +132,10 @@ def test_saving_over_an_open_index_keeps_both_usable(retriever, tmp_path):
         ([{"_id": "new", "text": "x"}, {"_id": 3, "text": "y"}], "document 2 has the id 3"),
         ([{"_id": "new", "text": "\ud800"}], "not valid Unicode"),
         (["just text"], "document 1 holds str 'just text'"),
+        ({"_id": "a", "text": "tea"}, "the mapping has str 'a' under '_id'; a mapping must be"),
+        (None, "the corpus is NoneType None; give a path"),
+        ("a text given for a path " * 100, "is not a path"),
+        ([Document("new", fields=None)], "document 'new' has fields None; they must be a dictionary"),
     ],
 )
 def test_a_corpus_that_cannot_be_taken_changes_nothing(retriever, corpus, message):
@@ -148,6 +154,33 @@ def test_without_documents_a_sentence_says_to_index_first():
 def test_a_query_that_is_not_a_string_is_named(retriever, query):
     with pytest.raises(WinnowError, match=r"the query is .*; it must be a string"):
         retriever.search(query)
+    with pytest.raises(WinnowError, match=r"doc_id is .*; it must be a string"):
+        retriever.explain("water", query)
+
+
+@pytest.mark.parametrize("name", ["bm25", "mini"])
+def test_a_query_that_is_not_unicode_is_named(name):
+    retriever = Retriever.from_pretrained(name).index(CORPUS, progress=False)
+    with pytest.raises(WinnowError, match=r"the query 'sea \\udcff' is not valid Unicode"):
+        retriever.search("sea \udcff")
+
+
+@pytest.mark.parametrize("queries", ["water", None, 7])
+def test_a_batch_that_is_not_a_list_is_named(retriever, queries):
+    with pytest.raises(WinnowError, match=r"queries is .*; it must be a list of strings"):
+        retriever.search_batch(queries)
+
+
+@pytest.mark.parametrize("threads", [0, 2.5, "2"])
+def test_a_number_of_threads_that_is_none_is_named(retriever, threads):
+    with pytest.raises(WinnowError, match=r"threads is .*; it must be a whole number of at least 1"):
+        retriever.search_batch(["water"], threads=threads)
+
+
+@pytest.mark.parametrize("name", [None, b"bm25", 3])
+def test_a_model_that_is_not_a_name_is_named(name):
+    with pytest.raises(WinnowError, match=r"the model is .*; give a name or a folder"):
+        Retriever.from_pretrained(name)
 
 
 @pytest.mark.parametrize("k", [0, -3, 2.0])
