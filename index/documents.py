@@ -162,6 +162,7 @@ SELECT = "SELECT doc, doc_id, title, text, fields FROM documents"
 
 
 def as_document(row: tuple[Any, ...]) -> Document:
+    """The document of a row of SELECT; IndexFormatError if its fields are damaged."""
     doc, doc_id, title, text, fields = row
     try:
         return Document(doc_id, title, text, json.loads(fields))
@@ -170,6 +171,7 @@ def as_document(row: tuple[Any, ...]) -> Document:
 
 
 def insert(connection: sqlite3.Connection, doc: int, document: Document) -> None:
+    """Store one document under its number; CorpusError for an id used before and for what cannot be stored."""
     if not isinstance(document.fields, dict):
         raise CorpusError(
             f"document {document.doc_id!r} has fields {document.fields!r:.60}; they must be a dictionary."

@@ -109,6 +109,7 @@ class InvertedIndex:
 
     @property
     def num_postings(self) -> int:
+        """Entries of all inverted lists together."""
         return len(self.postings.docs)
 
     @property
@@ -134,6 +135,7 @@ class InvertedIndex:
 
     @classmethod
     def read(cls, path: Path, description: dict[str, Any]) -> InvertedIndex:
+        """Map what `write` wrote; IndexFormatError if an array is not of the type and length described."""
         options = InvertedIndexOptions(**description["options"])
         num_docs, num_postings = description["documents"], description["postings"]
         postings = Postings(
@@ -155,10 +157,12 @@ def quantised_impacts(rows: SparseRows, options: InvertedIndexOptions) -> tuple[
 
 
 def count_windows(num_docs: int) -> int:
+    """Windows that hold this many documents, the last one perhaps in part."""
     return -(-num_docs // WINDOW)
 
 
 def checked_count(name: str, count: int) -> int:
+    """`count` as an int; InvalidVectorsError unless it is a whole number of at least 1."""
     if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
         raise InvalidVectorsError(f"{name} is {count!r}; it must be a whole number of at least 1.")
     return int(count)

@@ -63,7 +63,7 @@ def commit(folder: str | Path, kind: str) -> Iterator[Generation]:
             write_manifest(folder, kind, generation)
         except BaseException as error:
             # an interruption may come after the rename: what the manifest names stays
-            if not is_index(folder) or current_generation(folder) != generation.path.name:
+            if current_generation(folder) != generation.path.name:
                 shutil.rmtree(generation.path, ignore_errors=True)
                 (folder / NEW_MANIFEST).unlink(missing_ok=True)
                 if is_new:
@@ -115,7 +115,7 @@ def read_current(
                 check_file(path, name, expected, verify)
             return read(Generation(path, manifest["contents"]))
         except (WinnowError, OSError, KeyError, TypeError, AttributeError) as error:
-            if current_generation(folder) != manifest["generation"]:
+            if current_generation(folder) not in (manifest["generation"], None):
                 continue  # replaced while we read: the files of its old generation are gone, the new ones are there
             if isinstance(error, WinnowError | OSError):
                 raise
@@ -158,8 +158,12 @@ def is_ours(entry: os.DirEntry[str]) -> bool:
     return entry.name in (NEW_MANIFEST, LOCK)
 
 
-def current_generation(folder: Path) -> str:
-    return str(read_manifest(folder)["generation"])
+def current_generation(folder: Path) -> str | None:
+    """Name of the generation that the manifest makes current; None without a manifest that can be read."""
+    try:
+        return str(read_manifest(folder)["generation"])
+    except IndexFormatError:
+        return None
 
 
 def generations(folder: Path) -> list[int]:
@@ -225,6 +229,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_file(generation: Path, name: str, expected: dict[str, Any], verify: Verify) -> None:
+    """Raise IndexFormatError unless the file lies inside its generation and is what the manifest says."""
     path = generation / name
     is_inside = path.resolve().is_relative_to(generation.resolve()) and path.resolve() == generation.resolve() / name
     if not is_inside or not path.is_file():
@@ -239,6 +244,7 @@ def check_file(generation: Path, name: str, expected: dict[str, Any], verify: Ve
 
 
 def sha256_of_file(path: str | Path) -> str:
+    """In hexadecimal, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -259,6 +265,7 @@ def flush(path: Path) -> None:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
+    """Write a `.npy` file that `open_array` can map."""
     np.save(path, array, allow_pickle=False)
 
 

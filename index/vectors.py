@@ -21,6 +21,7 @@ class SparseQuery(NamedTuple):
 
 
 def empty_rows() -> SparseRows:
+    """No rows: what a collection starts from."""
     return SparseRows(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
 
 
@@ -95,6 +96,7 @@ def checked_query(query: SparseQuery, num_terms: int) -> SparseQuery:
 
 
 def check_whole(name: str, numbers: np.ndarray) -> None:
+    """Raise InvalidVectorsError unless `numbers` is one-dimensional and of an integer type."""
     is_whole = np.issubdtype(numbers.dtype, np.integer) or numbers.size == 0  # an empty list has dtype float64
     if numbers.ndim != 1 or not is_whole:
         raise InvalidVectorsError(
@@ -103,6 +105,7 @@ def check_whole(name: str, numbers: np.ndarray) -> None:
 
 
 def check_range(terms: np.ndarray, num_terms: int) -> None:
+    """Raise InvalidVectorsError for a term outside 0..num_terms-1."""
     outside = np.flatnonzero((terms < 0) | (terms >= num_terms))
     if len(outside):
         raise InvalidVectorsError(
@@ -112,6 +115,7 @@ def check_range(terms: np.ndarray, num_terms: int) -> None:
 
 
 def check_weights(terms: np.ndarray, weights: np.ndarray) -> None:
+    """Raise InvalidVectorsError for a weight that is negative or no finite float32 number."""
     with np.errstate(over="ignore"):
         bad = np.flatnonzero(~np.isfinite(weights.astype(np.float32)) | (weights < 0))
     if len(bad):

@@ -26,6 +26,7 @@ class Vocabulary:
 
     @classmethod
     def build(cls, terms: Iterable[str]) -> Vocabulary:
+        """The distinct terms, sorted."""
         encoded = sorted(term.encode() for term in set(terms))
         starts = np.cumsum([0] + [len(term) for term in encoded], dtype=np.int64)
         return cls(np.frombuffer(b"".join(encoded), np.uint8).copy(), starts)
@@ -43,12 +44,14 @@ class Vocabulary:
         return number if number < len(self) and self._bytes(number) == wanted else None
 
     def write(self, path: Path) -> dict[str, Any]:
+        """Write two arrays into `path`; returns the description that `read` needs."""
         save_array(path / "vocabulary.text.npy", self.text)
         save_array(path / "vocabulary.starts.npy", self.starts)
         return {"terms": len(self), "bytes": len(self.text)}
 
     @classmethod
     def read(cls, path: Path, description: dict[str, Any]) -> Vocabulary:
+        """Map the terms; none is read before it is looked for. Raises IndexFormatError."""
         return cls(
             open_array(path / "vocabulary.text.npy", "uint8", description["bytes"]),
             open_array(path / "vocabulary.starts.npy", "int64", description["terms"] + 1),

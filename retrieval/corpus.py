@@ -89,6 +89,7 @@ def read_path(path: Path, names: FieldNames) -> Iterator[Document]:
 
 
 def read_folder(folder: Path, names: FieldNames) -> Iterator[Document]:
+    """A BEIR folder's corpus, else every text file: id = path below the folder, title = name without suffix."""
     for corpus in (folder / "corpus.jsonl", folder / "corpus.jsonl.gz"):
         if corpus.is_file():
             yield from read_jsonl(corpus, names)
@@ -118,6 +119,7 @@ def text_files(folder: Path) -> Iterator[Path]:
 
 
 def read_jsonl(path: Path, names: FieldNames) -> Iterator[Document]:
+    """One JSON object a line."""
     for where, line in lines_of(path):
         try:
             record = json.loads(line, parse_constant=refuse_constant)
@@ -187,6 +189,7 @@ def lines_of(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def as_document(record: Any, where: str, names: FieldNames) -> Document:
+    """One record as a Document; CorpusError, beginning with `where`, if it is not one."""
     if not isinstance(record, Mapping):
         raise CorpusError(
             f"{where} holds {type(record).__name__} {record!r:.60}; a document must be an object of fields."

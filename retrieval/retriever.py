@@ -61,6 +61,7 @@ class Collection:
 
     @classmethod
     def read(cls, stored: Generation) -> Collection:
+        """Open what `write` wrote; arrays are mapped, documents not read. Raises IndexFormatError."""
         path, contents = stored.path, stored.contents
         inverted = InvertedIndex.read(path, contents["inverted"])
         entries = contents["vectors"]["entries"]
@@ -218,6 +219,7 @@ class Retriever:
 
 
 def as_hits(documents: DocumentStore, scores: np.ndarray, docs: np.ndarray, stored: bool) -> Iterator[Hit]:
+    """Hits in the order of `docs`, ranked from 1."""
     numbers: list[int] = docs.tolist()
     found = documents.get(numbers) if stored else map(Document, documents.ids(numbers))
     for rank, (score, document) in enumerate(zip(scores.tolist(), found, strict=True), start=1):
@@ -225,6 +227,7 @@ def as_hits(documents: DocumentStore, scores: np.ndarray, docs: np.ndarray, stor
 
 
 def checked_text(name: str, text: Any) -> str:
+    """`text`; WinnowError unless it is a string of valid Unicode."""
     if not isinstance(text, str):
         raise WinnowError(f"{name} is {type(text).__name__} {text!r:.60}; it must be a string.")
     try:

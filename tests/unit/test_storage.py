@@ -293,3 +293,13 @@ def test_a_changed_byte_is_found_by_a_full_verification_only(tmp_path):
 def test_unknown_verification_is_refused(tmp_path):
     with pytest.raises(WinnowError, match="verify is 'some'"):
         read(tmp_path, "some")
+
+
+def test_an_index_with_a_damaged_manifest_can_be_replaced_and_a_failure_while_doing_so_is_told(tmp_path):
+    save(tmp_path / "i")
+    manifest = tmp_path / "i" / "winnow.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 1.5'))
+    with pytest.raises(WinnowError, match="could not be written"), commit(tmp_path / "i", "note") as generation:
+        generation.path.write_text("over the folder")
+    save(tmp_path / "i", "again")
+    assert read(tmp_path / "i", "full") == ("again", 5)
