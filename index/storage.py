@@ -66,7 +66,7 @@ def commit(folder: str | Path, kind: str) -> Iterator[Generation]:
             if current_generation(folder) != generation.path.name:
                 shutil.rmtree(generation.path, ignore_errors=True)
                 (folder / NEW_MANIFEST).unlink(missing_ok=True)
-                if is_new:
+                if is_new and not is_index(folder):  # somebody else may have been first
                     shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, OSError):
                 raise WinnowError(
