@@ -1,4 +1,4 @@
-"""Inverted index over sparse vectors: quantised impacts, exact top-k, documents known by their number.
+"""Inverted index over sparse vectors: impact tiers to find documents, a forward index to score them exactly.
 
 A score is the float32 sum, in ascending term order, of query weight times stored impact; equal scores rank by
 document number. Every search method must give exactly that (docs/format.md).
@@ -6,25 +6,43 @@ document number. Every search method must give exactly that (docs/format.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from index.errors import InvalidVectorsError
+from index.building import DTYPES, Allocate, Parts, build_parts, in_files, in_memory, parse_size, spilled
+from index.calibration import NOT_CALIBRATED, ROW_COST, WORTH_IT, Calibration, calibrate, sample_queries
+from index.calibration import K as CALIBRATED_K
+from index.effort import EXACT, Budget, Effort, Exact, Recall
+from index.errors import InvalidVectorsError, WinnowError
 from index.storage import Verify, commit, open_array, read_current, read_only, save_array
-from index.vectors import SparseQuery, checked_query, checked_rows
-from kernels.cpu import windowed_taat
-from kernels.cpu.postings import WINDOW, Postings, invert, largest_weights, quantise
+from index.vectors import SparseQuery, checked_query, checked_shape
+from kernels.cpu import anytime, forward_rows, rank_safe
+from kernels.cpu.forward_rows import WINDOW, ForwardRows, count_buckets
+from kernels.cpu.impact_tiers import CODES, GROUP, TIERS, ImpactTiers, first_cell
+from kernels.cpu.score_documents import TOUCH_AHEAD, is_plain_query, score_documents
 from kernels.cpu.sparse import SparseRows
+from kernels.cpu.windowed_taat import NUM_BINS, Workspace
 
 KIND = "inverted-index"
-LEVELS = {"u8": 255, "u16": 65_535}
-DTYPES = {"u8": "uint8", "u16": "uint16", "f32": "float32"}
-SMALLEST_STEP = np.finfo(np.float32).tiny  # keeps the step of a denormal weight above 0
+MOST_TERMS = 8_192  # of a query that is answered from its lists; a longer one scores every document
+NO_FILTER = read_only(np.zeros(0, np.bool_))
+NO_LIMIT = 2**62
+ROWS_A_BATCH = 32_768  # decoded at a time when indexes are merged
+
+
+class Speed(NamedTuple):
+    """Microseconds of a query that reads next to nothing, and of each posting more."""
+
+    fixed_us: float
+    posting_us: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +62,7 @@ class InvertedIndexOptions:
 
 
 class InvertedIndex:
-    """Exact top-k search by dot product.
+    """Top-k search by dot product: exact, up to a recall, or within a budget.
 
     >>> from kernels.cpu.sparse import SparseRows
     >>> documents = SparseRows(np.array([0, 2, 3]), np.array([0, 2, 2]), np.array([5.0, 1.0, 9.0]))
@@ -54,68 +72,174 @@ class InvertedIndex:
     ([1, 0], [18.0, 7.0])
     """
 
-    def __init__(self, postings: Postings, num_docs: int, options: InvertedIndexOptions):
-        self.postings = Postings(*map(read_only, postings))
-        self.num_docs = num_docs
+    def __init__(self, parts: Parts, options: InvertedIndexOptions, calibration: Calibration = NOT_CALIBRATED):
+        self.tiers = ImpactTiers(*map(read_only, parts.tiers))
+        self.forward = ForwardRows(*map(read_only, parts.forward))
+        self.num_docs = len(self.forward.starts) - 1
         self.options = options
+        self.calibration = calibration
+        self._speed: Speed | None = None
+        self._workspaces = threading.local()
 
     @classmethod
-    def build(cls, vectors: SparseRows, options: InvertedIndexOptions) -> InvertedIndex:
-        """Index one vector a document; a document is known by its row number. Raises InvalidVectorsError."""
-        rows = checked_rows(vectors, options.num_terms)
-        num_docs = len(rows.indptr) - 1
-        steps, impacts = quantised_impacts(rows, options)
-        num_postings = int(np.count_nonzero(impacts))
-        docs = np.empty(num_postings, np.uint16)
-        sorted_impacts = np.empty(num_postings, DTYPES[options.impacts])
-        starts = invert(rows, impacts, options.num_terms, count_windows(num_docs), docs, sorted_impacts)
-        return cls(Postings(starts, docs, sorted_impacts, steps), num_docs, options)
+    def build(
+        cls,
+        vectors: SparseRows | Iterable[SparseRows],
+        options: InvertedIndexOptions,
+        *,
+        threads: int | None = None,
+        folder: str | Path | None = None,
+        memory_limit: str | int | None = None,
+        calibrate_with: Sequence[SparseQuery] | None = None,
+    ) -> InvertedIndex:
+        """Index one vector a document; a document is known by its row number.
 
-    def search(self, terms: np.ndarray, weights: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+        vectors         all of them, or batches, which are spilled to a file first
+        threads         all cores unless told; the index does not depend on it
+        folder          build straight into this folder (as `save` would leave it) and open it
+        memory_limit    bytes or "2GB": most that building holds besides the vectors given and, without `folder`, the index
+        calibrate_with  queries like those to come; otherwise queries sampled from the documents
+
+        Raises InvalidVectorsError for vectors that cannot be indexed, WinnowError for a limit that is too small or a disk
+        that is full; nothing is then left behind.
+        """
+        threads = checked_count("threads", (os.cpu_count() or 1) if threads is None else threads)
+        limit = None if memory_limit is None else parse_size(memory_limit)
+        if folder is None:
+            return cls._build(vectors, options, threads, limit, in_memory, None, calibrate_with)
+        with commit(folder, KIND) as generation:
+            allocate = in_files(generation.path)
+            built = cls._build(vectors, options, threads, limit, allocate, generation.path, calibrate_with)
+            generation.contents = built.description()
+        return cls.open(folder)
+
+    @classmethod
+    def _build(
+        cls,
+        vectors: SparseRows | Iterable[SparseRows],
+        options: InvertedIndexOptions,
+        threads: int,
+        limit: int | None,
+        allocate: Allocate,
+        folder: Path | None,
+        calibrate_with: Sequence[SparseQuery] | None,
+    ) -> InvertedIndex:
+        if not isinstance(vectors, SparseRows):
+            with spilled(vectors, options.num_terms, folder) as rows:
+                return cls._build(rows, options, threads, limit, allocate, folder, calibrate_with)
+        rows = checked_shape(vectors)
+        parts = build_parts(rows, options.num_terms, options.impacts, allocate, threads, limit)
+        index = cls(parts, options)
+        if calibrate_with is not None or index.num_docs >= WORTH_IT:
+            index._calibrate(sample_queries(rows) if calibrate_with is None else calibrate_with, rows, threads)
+        return index
+
+    @classmethod
+    def merge(cls, indexes: Sequence[InvertedIndex], **build_options: Any) -> InvertedIndex:
+        """One index of the documents of all, numbered one index after another; keywords as for `build`.
+
+        With `f32` impacts it equals an index built from all vectors at once. Quantised impacts are quantised again where
+        the largest weight of a term differs among the indexes: each then moves by at most half a step.
+        """
+        if not indexes:
+            raise WinnowError("there is no index to merge; give at least one.")
+        if any(index.options != indexes[0].options for index in indexes):
+            raise WinnowError(
+                f"the indexes have different options ({', '.join(sorted({str(index.options) for index in indexes}))}); "
+                "merge indexes built with the same."
+            )
+        batches = (batch for index in indexes for batch in index.vectors())
+        return cls.build(batches, indexes[0].options, **build_options)
+
+    def search(
+        self,
+        terms: np.ndarray,
+        weights: np.ndarray,
+        k: int = 10,
+        effort: Effort = EXACT,
+        allowed: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The best k documents: (scores float32, docs int32), best first.
 
-        Fewer than k when fewer documents score above 0. Raises InvalidVectorsError for a query the index cannot take
-        and for k below 1.
+        effort   Exact(), Recall(0.99) or Budget(...)
+        allowed  bool [documents]: only these may be found
+
+        Fewer than k when fewer documents score above 0. Scores are exact whatever the effort. Raises InvalidVectorsError
+        for a query the index cannot take and for k below 1.
         """
         k = min(checked_count("k", k), self.num_docs)
-        query = checked_query(SparseQuery(terms, weights), self.options.num_terms)
-        if k == 0:
+        query = self._query(terms, weights)
+        allowed = NO_FILTER if allowed is None else self._checked_filter(allowed)
+        if k == 0 or len(query.terms) == 0:
             return np.empty(0, np.float32), np.empty(0, np.int32)
-        scores, docs = windowed_taat.search(self.postings, query.terms, query.weights, self.num_docs, k)
-        best_first = np.lexsort((docs, -scores))[: np.count_nonzero(scores)]
-        return scores[best_first], docs[best_first]
+        scores, docs = self._search(query, k, effort, allowed)
+        if scores[-1] > 0:
+            return scores, docs
+        found = np.count_nonzero(scores)
+        return scores[:found], docs[:found]
 
     def search_batch(
-        self, queries: Sequence[SparseQuery], k: int = 10, threads: int = 1
+        self,
+        queries: Sequence[SparseQuery],
+        k: int = 10,
+        threads: int = 1,
+        effort: Effort = EXACT,
+        allowed: np.ndarray | None = None,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """`search` for each query in turn, on several threads; the results do not depend on how many."""
         k, threads = checked_count("k", k), checked_count("threads", threads)
-        with ThreadPoolExecutor(threads) as pool:  # the kernel lets go of Python's lock
-            return list(pool.map(lambda query: self.search(query.terms, query.weights, k), queries))
+
+        def search(query: SparseQuery) -> tuple[np.ndarray, np.ndarray]:
+            return self.search(query.terms, query.weights, k, effort, allowed)
+
+        if threads == 1:
+            return list(map(search, queries))
+        with ThreadPoolExecutor(threads) as pool:  # the kernels let go of Python's lock
+            return list(pool.map(search, queries, chunksize=16))
 
     def impacts(self, doc: int, terms: np.ndarray) -> np.ndarray:
         """float32 [len(terms)]: the stored impact of each term in one document, 0 where it has no posting."""
-        window, local = divmod(doc, WINDOW)
-        starts, docs, impacts, steps = self.postings
-        found = np.zeros(len(terms), np.float32)
-        for i, term in enumerate(np.asarray(terms, np.int64)):
-            list_number = term * count_windows(self.num_docs) + window
-            # as in the kernel, a damaged file must not lead outside the arrays
-            first, past_last = np.clip(starts[list_number : list_number + 2], 0, len(docs))
-            posting = first + np.searchsorted(docs[first:past_last], local)
-            if posting < past_last and docs[posting] == local:
-                found[i] = steps[term] * np.float32(impacts[posting])
-        return found
+        held, impacts = self._rows(doc, doc + 1)
+        wanted = np.asarray(terms, np.int64)
+        slots = np.minimum(np.searchsorted(held, wanted), max(len(held) - 1, 0))
+        return (
+            np.where(held[slots] == wanted, impacts[slots], np.float32(0))
+            if len(held)
+            else np.zeros(len(wanted), np.float32)
+        )
+
+    def documents_with(self, terms: Sequence[int]) -> np.ndarray:
+        """bool [documents]: those that have all the terms; a filter for `search`."""
+        having = np.ones(self.num_docs, np.bool_)
+        for term in checked_query(SparseQuery(np.asarray(terms), np.ones(len(terms))), self.options.num_terms).terms:
+            with_term = np.zeros(self._num_windows * WINDOW, np.bool_)
+            for window in range(self._num_windows):
+                cell = first_cell(int(term), window, self.options.num_terms, self._num_windows)
+                docs = self.tiers.docs[slice(*self.tiers.starts[[cell, cell + TIERS]])]
+                with_term[window * WINDOW + docs.astype(np.int64)] = True
+            having &= with_term[: self.num_docs]
+        return having
+
+    def vectors(self) -> Iterator[SparseRows]:
+        """The stored impacts of all documents, in batches of rows."""
+        for first in range(0, self.num_docs, ROWS_A_BATCH):
+            past_last = min(first + ROWS_A_BATCH, self.num_docs)
+            starts = self.forward.starts[first : past_last + 1]
+            yield SparseRows(starts - starts[0], *self._rows(first, past_last))
+
+    def calibrate(self, queries: Sequence[SparseQuery], threads: int = 1) -> None:
+        """Find anew which settings reach a recall, on queries like those to come; recall is against the stored impacts."""
+        self._calibrate(queries, None, checked_count("threads", threads))
 
     @property
     def num_postings(self) -> int:
         """Entries of all inverted lists together."""
-        return len(self.postings.docs)
+        return len(self.forward.low)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all that search reads, in memory and on disk alike."""
-        return sum(array.nbytes for array in self.postings)
+        return sum(array.nbytes for part in (self.tiers, self.forward) for array in part)
 
     def save(self, folder: str | Path) -> None:
         """Write an index folder of its own, whole or not at all; an index there before is replaced."""
@@ -129,31 +253,204 @@ class InvertedIndex:
 
     def write(self, path: Path) -> dict[str, Any]:
         """Write the arrays into `path`; returns the description that `read` needs."""
-        for name, array in self.postings._asdict().items():
-            save_array(path / f"postings.{name}.npy", array)
-        return {"documents": self.num_docs, "postings": self.num_postings, "options": asdict(self.options)}
+        for part_name, part in (("tiers", self.tiers), ("forward", self.forward)):
+            for name, array in part._asdict().items():
+                save_array(path / f"{part_name}.{name}.npy", array)
+        return self.description()
+
+    def description(self) -> dict[str, Any]:
+        """What `read` needs besides the arrays."""
+        return {
+            "documents": self.num_docs,
+            "postings": self.num_postings,
+            "low_bits": 8 * self.forward.low.itemsize,
+            "high_words": len(self.forward.high),
+            "options": asdict(self.options),
+            "calibration": self.calibration.as_json(),
+        }
 
     @classmethod
     def read(cls, path: Path, description: dict[str, Any]) -> InvertedIndex:
         """Map what `write` wrote; IndexFormatError if an array is not of the type and length described."""
         options = InvertedIndexOptions(**description["options"])
-        num_docs, num_postings = description["documents"], description["postings"]
-        postings = Postings(
-            open_array(path / "postings.starts.npy", "int64", options.num_terms * count_windows(num_docs) + 1),
-            open_array(path / "postings.docs.npy", "uint16", num_postings),
-            open_array(path / "postings.impacts.npy", DTYPES[options.impacts], num_postings),
-            open_array(path / "postings.steps.npy", "float32", options.num_terms),
+        num_docs, num_postings, num_terms = description["documents"], description["postings"], options.num_terms
+        num_windows = count_windows(num_docs)
+
+        def array(name: str, dtype: str, length: int) -> np.ndarray:
+            return open_array(path / f"{name}.npy", dtype, length)
+
+        tiers = ImpactTiers(
+            array("tiers.starts", "int64", num_windows * num_terms * TIERS + 1),
+            array("tiers.docs", "uint16", num_postings),
+            array("tiers.codes", "uint8", (num_postings + 1) // 2),
+            array("tiers.edges", "float32", num_terms * (TIERS + 1)),
+            array("tiers.counts", "int64", num_terms * TIERS),
         )
-        return cls(postings, num_docs, options)
+        forward = ForwardRows(
+            array("forward.starts", "int64", num_docs + 1),
+            array("forward.low", f"uint{description['low_bits']}", num_postings),
+            array("forward.high", "uint64", description["high_words"]),
+            array("forward.high_starts", "int64", num_windows + 1),
+            array("forward.levels", DTYPES[options.impacts], num_postings),
+            array("forward.steps", "float32", num_terms),
+        )
+        calibration = Calibration.from_json(description["calibration"])
+        return cls(Parts(tiers, forward), options, calibration)
+
+    @property
+    def _num_windows(self) -> int:
+        return count_windows(self.num_docs)
+
+    def _rows(self, first_doc: int, past_doc: int) -> tuple[np.ndarray, np.ndarray]:
+        """(terms int32, impacts float32) of the entries of some documents, one document after another."""
+        # a damaged file may say anything: no more entries than there are
+        first, past_last = np.clip(self.forward.starts[[first_doc, past_doc]], 0, self.num_postings)
+        terms, impacts = np.empty(max(past_last - first, 0), np.int32), np.empty(max(past_last - first, 0), np.float32)
+        forward_rows.decode(self.forward, first_doc, past_doc, self._buckets, terms, impacts)
+        return terms, impacts
+
+    @property
+    def _buckets(self) -> int:
+        return int(count_buckets(self.options.num_terms, 8 * self.forward.low.itemsize))
+
+    def _query(self, terms: np.ndarray, weights: np.ndarray) -> SparseQuery:
+        """The query, checked; most come sorted and sound, which one look tells."""
+        if (
+            isinstance(terms, np.ndarray)
+            and isinstance(weights, np.ndarray)
+            and terms.dtype == np.int32
+            and weights.dtype == np.float32
+            and terms.ndim == weights.ndim == 1
+            and is_plain_query(terms, weights, self.options.num_terms)
+        ):
+            return SparseQuery(read_only(terms), read_only(weights))
+        query = checked_query(SparseQuery(terms, weights), self.options.num_terms)
+        return SparseQuery(read_only(query.terms), read_only(query.weights))
+
+    def _checked_filter(self, allowed: np.ndarray) -> np.ndarray:
+        allowed = np.asarray(allowed)
+        if allowed.dtype != np.bool_ or allowed.shape != (self.num_docs,):
+            raise InvalidVectorsError(
+                f"the filter has dtype {allowed.dtype} and shape {allowed.shape}; it needs one bool for each of the "
+                f"{self.num_docs} documents."
+            )
+        return read_only(np.ascontiguousarray(allowed))
+
+    def _search(self, query: SparseQuery, k: int, effort: Effort, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(scores, docs) of length k, empty slots last; one call into one compiled loop."""
+        found: tuple[np.ndarray, np.ndarray]
+        work = self._workspace(len(query.terms), k)
+        if len(query.terms) > MOST_TERMS or self._is_rare(query.terms, allowed):
+            docs = np.flatnonzero(allowed) if len(allowed) else np.arange(self.num_docs)
+            found = score_documents(self.forward, *query, read_only(docs.astype(np.int32)), k, work)
+            return found
+        left_out, max_postings, candidates = self._setting(len(query.terms), k, effort)
+        if candidates == 0:
+            found = rank_safe.search(self.tiers, self.forward, *query, allowed, k, work)
+            return found
+        work = self._workspace(len(query.terms), candidates)
+        found = anytime.search(self.tiers, self.forward, *query, allowed, k, left_out, max_postings, candidates, work)
+        return found
+
+    def _is_rare(self, terms: np.ndarray, allowed: np.ndarray) -> bool:
+        """True where scoring the allowed documents one by one costs less than reading the query's lists."""
+        if len(allowed) == 0:
+            return False
+        counts = self.tiers.counts.reshape(-1, TIERS)[terms].sum()
+        return bool(np.count_nonzero(allowed) * ROW_COST < counts)
+
+    def _setting(self, num_terms: int, k: int, effort: Effort) -> tuple[float, int, int]:
+        """(part left out, most postings, candidates) of an approximate search; no candidates: search exactly."""
+        if isinstance(effort, Exact):
+            return 0.0, NO_LIMIT, 0
+        if isinstance(effort, Recall):
+            dial = self.calibration.dial(num_terms, effort.target)
+            if dial is None:
+                return 0.0, NO_LIMIT, 0
+            return dial.left_out, NO_LIMIT, max(dial.candidates, dial.candidates * k // CALIBRATED_K)
+        if isinstance(effort, Budget):
+            postings = effort.postings
+            if postings is None:
+                speed = self._measured_speed()
+                postings = max(int(((effort.microseconds or 0) - speed.fixed_us) / speed.posting_us), 1)
+            return 0.0, postings, max(effort.candidates, k)
+        raise WinnowError(f"effort is {effort!r}; give Exact(), Recall(...) or Budget(...).")
+
+    def _workspace(self, num_terms: int, k: int) -> Workspace:
+        """The scratch arrays of this thread, grown where this query needs more."""
+        work: Workspace | None = getattr(self._workspaces, "arrays", None)
+        if work is None or len(work.keep) < num_terms or len(work.docs) < 4 * k:
+            terms = max(num_terms, 64)
+            vocabulary = 1 << (max(self.options.num_terms, 2) - 1).bit_length()
+            work = Workspace(
+                accumulators=np.zeros(WINDOW, np.uint16),
+                noted=np.empty(WINDOW + 1, np.int32),
+                bins=np.zeros(NUM_BINS, np.int32),
+                query_weights=np.zeros(vocabulary, np.float32),
+                in_query=np.zeros(vocabulary, np.uint8),
+                keep=np.zeros(terms, np.int64),
+                table=np.zeros(terms * TIERS * CODES, np.uint16),
+                cells=np.zeros(terms * (GROUP * TIERS + 1), np.int64),
+                matches=np.empty(self.options.num_terms + 2, np.uint64),
+                scores=np.empty(TOUCH_AHEAD, np.float32),
+                docs=np.empty(max(4 * k, 8192), np.int32),
+                partials=np.empty(max(4 * k, 8192), np.uint16),
+                counters=np.zeros(4, np.int64),
+            )
+            self._workspaces.arrays = work
+        return work
+
+    def _calibrate(self, queries: Sequence[SparseQuery], rows: SparseRows | None, threads: int) -> None:
+        """Set `calibration` and `speed`; recall is against `rows`, the weights before they were quantised, if given."""
+        checked = [self._query(query.terms, query.weights) for query in queries]
+        checked = [query for query in checked if 0 < len(query.terms) <= MOST_TERMS]
+        k = min(CALIBRATED_K, self.num_docs)
+        if not checked or k == 0:
+            return
+        is_quantised = self.options.impacts != "f32"
+        depth = min(4 * k, self.num_docs) if is_quantised and rows is not None else k
+        truth = [docs for _, docs in self.search_batch(checked, depth, threads)]
+        if is_quantised and rows is not None:
+            truth = [best_by(rows, query, docs, k) for query, docs in zip(checked, truth, strict=True)]
+
+        def run(query: SparseQuery, left_out: float, candidates: int) -> tuple[np.ndarray, float]:
+            work = self._workspace(len(query.terms), candidates)
+            before = work.counters.copy()
+            _, docs = anytime.search(
+                self.tiers, self.forward, *query, NO_FILTER, k, left_out, NO_LIMIT, candidates, work
+            )
+            read, scored = (work.counters - before)[:2]
+            return docs, read + ROW_COST * scored
+
+        self.calibration = calibrate(checked, truth, run)
+
+    def _measured_speed(self) -> Speed:
+        """What a query costs on this machine now, on queries sampled from the first documents; measured once."""
+        if self._speed is None:
+            queries = sample_queries(next(self.vectors()))[::4]
+            points = []
+            for effort in (Budget(postings=1), Budget(postings=NO_LIMIT)):
+                self.search_batch(queries, 1, 1, effort)  # once to warm up
+                counters = self._workspace(1, 1).counters
+                read, started = int(counters[0]), time.perf_counter()
+                self.search_batch(queries, 1, 1, effort)
+                elapsed = (time.perf_counter() - started) * 1e6
+                points.append(((int(counters[0]) - read) / len(queries), elapsed / len(queries)))
+            (few, fast), (many, slow) = points
+            posting = max((slow - fast) / max(many - few, 1), 1e-4)
+            self._speed = Speed(max(fast - few * posting, 0.0), posting)
+        return self._speed
 
 
-def quantised_impacts(rows: SparseRows, options: InvertedIndexOptions) -> tuple[np.ndarray, np.ndarray]:
-    """(steps float32 [terms], impacts in steps [entries]); an impact of 0 has no posting."""
-    if options.impacts == "f32":
-        return np.ones(options.num_terms, np.float32), rows.data
-    levels = LEVELS[options.impacts]
-    steps = np.maximum(largest_weights(rows, options.num_terms) / np.float32(levels), SMALLEST_STEP)
-    return steps, quantise(rows, steps, levels)
+def best_by(rows: SparseRows, query: SparseQuery, docs: np.ndarray, k: int) -> np.ndarray:
+    """The k of `docs` that score best by the weights in `rows`."""
+    weights = dict(zip(query.terms.tolist(), query.weights.tolist(), strict=True))
+    scores = []
+    for doc in docs.tolist():
+        entries = slice(*rows.indptr[doc : doc + 2])
+        terms, data = rows.indices[entries].tolist(), rows.data[entries].tolist()
+        scores.append(-sum(weights.get(t, 0.0) * w for t, w in zip(terms, data, strict=True)))
+    return docs[np.lexsort((docs, scores))[:k]]
 
 
 def count_windows(num_docs: int) -> int:

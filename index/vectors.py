@@ -44,20 +44,7 @@ def checked_rows(rows: SparseRows, num_terms: int) -> SparseRows:
     Raises InvalidVectorsError for lengths that disagree, more documents than int32 can number, a term outside
     0..num_terms-1, terms that do not ascend within a row, and weights that are NaN, infinite or negative.
     """
-    indptr, indices, data = (np.asarray(array) for array in rows)
-    check_whole("indptr", indptr)
-    check_whole("terms", indices)
-    if len(indptr) == 0 or indptr[0] != 0 or indptr[-1] != len(indices) or np.any(np.diff(indptr) < 0):
-        raise InvalidVectorsError(
-            f"indptr does not cut {len(indices)} entries into rows; it must start at 0, never fall, and end at "
-            f"{len(indices)}."
-        )
-    if data.shape != indices.shape:
-        raise InvalidVectorsError(
-            f"there are {len(indices)} terms but weights of shape {data.shape}; each term needs one weight."
-        )
-    if len(indptr) - 1 > MAX_DOCUMENTS:
-        raise InvalidVectorsError(f"{len(indptr) - 1} documents are more than one index holds, {MAX_DOCUMENTS}.")
+    indptr, indices, data = checked_shape(rows)
     check_range(indices, num_terms)
     check_weights(indices, data)
     is_row_start = np.zeros(len(indices) + 1, bool)
@@ -74,6 +61,25 @@ def checked_rows(rows: SparseRows, num_terms: int) -> SparseRows:
         np.ascontiguousarray(indices, np.int32),
         np.ascontiguousarray(data, np.float32),
     )
+
+
+def checked_shape(rows: SparseRows) -> SparseRows:
+    """`rows` as arrays that fit each other; their terms and weights may be anything. Raises InvalidVectorsError."""
+    indptr, indices, data = (np.asarray(array) for array in rows)
+    check_whole("indptr", indptr)
+    check_whole("terms", indices)
+    if len(indptr) == 0 or indptr[0] != 0 or indptr[-1] != len(indices) or np.any(np.diff(indptr) < 0):
+        raise InvalidVectorsError(
+            f"indptr does not cut {len(indices)} entries into rows; it must start at 0, never fall, and end at "
+            f"{len(indices)}."
+        )
+    if data.shape != indices.shape:
+        raise InvalidVectorsError(
+            f"there are {len(indices)} terms but weights of shape {data.shape}; each term needs one weight."
+        )
+    if len(indptr) - 1 > MAX_DOCUMENTS:
+        raise InvalidVectorsError(f"{len(indptr) - 1} documents are more than one index holds, {MAX_DOCUMENTS}.")
+    return SparseRows(indptr, indices, data)
 
 
 def checked_query(query: SparseQuery, num_terms: int) -> SparseQuery:

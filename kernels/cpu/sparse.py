@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernels.cpu.compiled import compiled
+
 
 class SparseRows(NamedTuple):
     """Row r owns indices[indptr[r]:indptr[r + 1]] and the data beside them; indices ascend within a row."""
@@ -14,3 +16,16 @@ class SparseRows(NamedTuple):
     indptr: np.ndarray  # int64 [rows + 1]
     indices: np.ndarray  # int32 [entries]
     data: np.ndarray  # float32 [entries]
+
+
+@compiled
+def unsound_entry(rows, num_terms):
+    """The first entry whose term is out of range or does not ascend in its row, or whose weight is not finite and >= 0; else -1."""
+    for row in range(rows.indptr.shape[0] - 1):
+        before = -1
+        for entry in range(rows.indptr[row], rows.indptr[row + 1]):
+            term, weight = rows.indices[entry], rows.data[entry]
+            if term <= before or term >= num_terms or not (weight >= 0 and weight < np.inf):
+                return entry
+            before = term
+    return -1

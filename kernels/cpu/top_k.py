@@ -1,7 +1,7 @@
 """A bounded min-heap over parallel arrays: the k best (score, doc) seen so far.
 
 Total order everywhere in this project: higher score first, then lower document number.
-The heap's root is its worst entry, so `scores[0]` is the threshold a newcomer must beat.
+The heap's root is its worst entry, so `scores[0]` is the threshold a newcomer must reach; 0 while the heap has room.
 """
 
 from kernels.cpu.compiled import compiled
@@ -16,11 +16,13 @@ def is_worse(score_a, doc_a, score_b, doc_b):
 
 
 @compiled
-def replace_worst(scores, docs, score, doc):
-    """Put (score, doc) in place of the root and restore the heap, in place.
+def offer(scores, docs, score, doc):
+    """Take (score, doc) into the heap if it ranks above the root, in place.
 
-    scores: float32 [k], docs: int32 [k]. The caller has checked that the newcomer beats the root.
+    scores: float32 [k], docs: int32 [k]; at first 0 and EMPTY.
     """
+    if not is_worse(scores[0], docs[0], score, doc):
+        return
     k = scores.shape[0]
     slot = 0
     while True:
@@ -34,3 +36,23 @@ def replace_worst(scores, docs, score, doc):
         scores[slot], docs[slot] = scores[child], docs[child]
         slot = child
     scores[slot], docs[slot] = score, doc
+
+
+@compiled
+def sort_best_first(scores, docs):
+    """Order a heap by score descending, then document ascending, in place (heap sort)."""
+    for last in range(scores.shape[0] - 1, 0, -1):
+        score, doc = scores[last], docs[last]
+        scores[last], docs[last] = scores[0], docs[0]
+        slot = 0
+        while True:
+            child = 2 * slot + 1
+            if child >= last:
+                break
+            if child + 1 < last and is_worse(scores[child + 1], docs[child + 1], scores[child], docs[child]):
+                child += 1
+            if not is_worse(scores[child], docs[child], score, doc):
+                break
+            scores[slot], docs[slot] = scores[child], docs[child]
+            slot = child
+        scores[slot], docs[slot] = score, doc

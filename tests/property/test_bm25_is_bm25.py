@@ -65,6 +65,6 @@ def test_scores_equal_plain_bm25(texts, query, k1, b, cut):
         # u8: the definition over quantised impacts, which differ from BM25 by half a step of each term at most
         assert answer == brute_force(stored_impacts(numbered, impacts), numbered_query, 20)
         exact = {doc: score for score, doc in brute_force(stored_impacts(numbered, "f32"), numbered_query, 20)}
-        bound = sum(weight * float(index.postings.steps[term]) / 2 for term, weight in numbered_query.items())
+        bound = sum(weight * float(index.forward.steps[term]) / 2 for term, weight in numbered_query.items())
         for score, doc in answer:
             assert score == pytest.approx(exact[doc], abs=(0 if impacts == "f32" else bound * 1.001 + 1e-6), rel=0)

@@ -1,10 +1,16 @@
+import errno
+
 import numpy as np
 import pytest
 from collections_for_tests import as_pairs, sparse_rows
 
-from index.errors import IndexFormatError, InvalidVectorsError
+from index.building import parse_size
+from index.effort import EXACT, Budget, Exact, Recall
+from index.errors import IndexFormatError, InvalidVectorsError, WinnowError
 from index.inverted import InvertedIndex, InvertedIndexOptions
 from index.vectors import SparseQuery, concatenate
+from kernels.cpu.forward_rows import ForwardRows
+from kernels.cpu.impact_tiers import ImpactTiers
 from kernels.cpu.sparse import SparseRows
 
 COFFEE, TEA, MILK = 0, 1, 2
@@ -16,9 +22,10 @@ def index():
     return InvertedIndex.build(sparse_rows(COLLECTION), InvertedIndexOptions(num_terms=3, impacts="f32"))
 
 
-def search(index, k=10, **weights):
+def search(index, k=10, effort=EXACT, allowed=None, **weights):
     names = {"coffee": COFFEE, "tea": TEA, "milk": MILK}
-    return as_pairs(index.search(np.array([names[n] for n in weights], np.int32), np.array(list(weights.values())), k))
+    terms = np.array([names[name] for name in weights], np.int32)
+    return as_pairs(index.search(terms, np.array(list(weights.values())), k, effort, allowed))
 
 
 def test_score_is_the_dot_product(index):
@@ -64,8 +71,11 @@ def test_impacts_of_one_document_are_zero_where_it_lacks_the_term(index):
 
 
 def test_size_counts_postings_and_bytes(index):
-    starts, docs, impacts, steps = 8 * (3 * 1 + 1), 2 * 5, 4 * 5, 4 * 3
-    assert (index.num_postings, index.nbytes) == (5, starts + docs + impacts + steps)
+    terms, windows, tiers, docs, postings = 3, 1, 4, 4, 5
+    lists = 8 * (terms * windows * tiers + 1) + 2 * postings + 3  # 4-bit codes: 5 postings take 3 bytes
+    per_term = 4 * terms * (tiers + 1) + 8 * terms * tiers  # ends of tiers, sizes of tiers
+    rows = 8 * (docs + 1) + 1 * postings + 8 + 8 * (windows + 1) + 4 * postings + 4 * terms  # one word of unary codes
+    assert (index.num_postings, index.nbytes) == (5, lists + per_term + rows)
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, None, True, "3"])
@@ -130,33 +140,176 @@ def test_no_threads_are_refused(index):
 
 
 def test_built_and_opened_indexes_share_one_compiled_kernel(index, tmp_path):
-    from kernels.cpu import windowed_taat
+    from kernels.cpu import anytime, rank_safe
+
+    def compiled():
+        return len(rank_safe.search.signatures) + len(anytime.search.signatures)
 
     search(index, tea=1)
-    compiled = len(windowed_taat.search.signatures)
+    search(index, tea=1, effort=Budget(postings=10))
+    before = compiled()
     index.save(tmp_path / "i")
-    assert search(InvertedIndex.open(tmp_path / "i"), tea=1) == search(index, tea=1)
-    assert len(windowed_taat.search.signatures) == compiled
+    opened = InvertedIndex.open(tmp_path / "i")
+    assert search(opened, tea=1) == search(index, tea=1)
+    search(opened, tea=1, effort=Budget(postings=10))
+    assert compiled() == before
 
 
-@pytest.mark.parametrize("name", ["postings.starts", "postings.docs", "postings.impacts", "postings.steps"])
-def test_damaged_postings_never_reach_outside_the_arrays(index, tmp_path, name):
+ARRAYS = [f"tiers.{name}" for name in ImpactTiers._fields] + [f"forward.{name}" for name in ForwardRows._fields]
+
+
+@pytest.mark.parametrize("fill", [b"\xff", b"\x7f", b"\x01"])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_damaged_arrays_never_lead_outside(index, tmp_path, name, fill):
     """A quick open does not read every byte: such an index may score wrongly, but nothing else may happen."""
     index.save(tmp_path / "i")
     file = tmp_path / "i" / "generation-000001" / f"{name}.npy"
     damaged = bytearray(file.read_bytes())
-    damaged[128:] = b"\xff" * (len(damaged) - 128)
+    damaged[128:] = fill * (len(damaged) - 128)
     file.write_bytes(damaged)
-    search(InvertedIndex.open(tmp_path / "i"), tea=1, milk=2)
+    opened = InvertedIndex.open(tmp_path / "i")
+    for effort in (Exact(), Budget(postings=4)):
+        search(opened, effort=effort, tea=1, milk=2)
+    search(opened, tea=1, allowed=np.array([True, True, False, True]))
+    opened.impacts(2, np.array([TEA]))
+    opened.documents_with([TEA])
     with pytest.raises(IndexFormatError, match=f"{name}.npy does not match its checksum"):
         InvertedIndex.open(tmp_path / "i", verify="full")
 
 
 def test_array_of_another_type_is_refused(index, tmp_path):
     description = index.write(tmp_path)
-    np.save(tmp_path / "postings.docs.npy", np.zeros(5, np.int64))
-    with pytest.raises(IndexFormatError, match=r"postings.docs.npy holds int64 \(5,\), its index needs uint16 \(5,\)"):
+    np.save(tmp_path / "tiers.docs.npy", np.zeros(5, np.int64))
+    with pytest.raises(IndexFormatError, match=r"tiers.docs.npy holds int64 \(5,\), its index needs uint16 \(5,\)"):
         InvertedIndex.read(tmp_path, description)
+
+
+def test_filter_lets_only_allowed_documents_in(index):
+    allowed = np.array([True, False, True, True])
+    assert search(index, tea=2, milk=1, allowed=allowed) == [(2 * 9 + 1 * 4, 2), (1 * 1, 0)]
+    assert search(index, tea=1, allowed=np.zeros(4, bool)) == []
+
+
+@pytest.mark.parametrize("allowed", [[True], np.ones(4), np.ones((4, 1), bool)])
+def test_filter_of_another_shape_is_refused(index, allowed):
+    with pytest.raises(InvalidVectorsError, match="it needs one bool for each of the 4 documents"):
+        search(index, tea=1, allowed=allowed)
+
+
+def test_documents_with_all_of_some_terms(index):
+    assert index.documents_with([TEA]).tolist() == [False, True, True, False]
+    assert index.documents_with([TEA, MILK]).tolist() == [False, False, True, False]
+    assert index.documents_with([]).tolist() == [True] * 4
+
+
+def test_budget_reads_the_heaviest_postings_only():
+    heavy, light = {TEA: 9.0}, {TEA: 1.0, COFFEE: 1.0}
+    documents = [light] * 100 + [heavy] * 50  # a list long enough to be cut into tiers
+    index = InvertedIndex.build(sparse_rows(documents), InvertedIndexOptions(3, "f32"))
+    found = search(index, k=200, effort=Budget(postings=60, candidates=200), tea=1)
+    assert [doc for _, doc in found] == list(range(100, 150))
+
+
+def test_recall_is_exact_where_nothing_was_calibrated(index):
+    assert search(index, tea=2, milk=1, effort=Recall(0.9)) == search(index, tea=2, milk=1)
+
+
+@pytest.mark.parametrize(
+    ("effort", "message"),
+    [
+        (lambda: Recall(0), "recall target is 0"),
+        (lambda: Recall(1.5), "recall target is 1.5"),
+        (lambda: Budget(), "give one of the first two"),
+        (lambda: Budget(postings=3, microseconds=4), "give one of the first two"),
+        (lambda: Budget(postings=0), "postings=0"),
+        (lambda: Budget(postings=5, candidates=0), "candidates=0"),
+    ],
+)
+def test_effort_that_makes_no_sense_is_refused(effort, message):
+    with pytest.raises(InvalidVectorsError, match=message):
+        effort()
+
+
+def test_effort_of_another_type_is_refused(index):
+    with pytest.raises(WinnowError, match=r"effort is 0.99; give Exact\(\), Recall\(...\) or Budget\(...\)"):
+        search(index, tea=1, effort=0.99)
+
+
+def test_more_microseconds_read_more_postings():
+    rng = np.random.default_rng(0)
+    documents = [{int(t): float(rng.random()) for t in rng.integers(0, 40, 12)} for _ in range(5_000)]
+    index = InvertedIndex.build(sparse_rows(documents), InvertedIndexOptions(40))
+    query = (np.arange(20), np.ones(20))
+    exact = as_pairs(index.search(*query, 10))
+    rushed = as_pairs(index.search(*query, 10, Budget(microseconds=1e-3)))
+    assert len(rushed) == 10
+    assert rushed[-1] <= exact[-1]
+    assert as_pairs(index.search(*query, 10, Budget(microseconds=1e9, candidates=200))) == exact
+
+
+def test_calibration_reports_what_each_setting_reaches_and_is_kept(tmp_path):
+    rng = np.random.default_rng(1)
+    documents = [{int(t): float(rng.random()) for t in rng.integers(0, 60, 15)} for _ in range(4_000)]
+    queries = [SparseQuery(np.sort(rng.choice(60, n, replace=False)), rng.random(n)) for n in [4] * 30 + [20] * 30]
+    index = InvertedIndex.build(sparse_rows(documents), InvertedIndexOptions(60, "f32"), calibrate_with=queries[::2])
+    for dials, terms in ((index.calibration.short, 4), (index.calibration.long, 20)):
+        assert [dial.recall for dial in dials] == sorted({dial.recall for dial in dials})
+        assert [dial.cost for dial in dials] == sorted(dial.cost for dial in dials)
+        assert index.calibration.dial(terms, 0.9).recall >= 0.9
+    found = [len(set(index.search(*q, 10, Recall(0.9))[1]) & set(index.search(*q, 10)[1])) / 10 for q in queries[1::2]]
+    assert np.mean(found) > 0.8  # queries that were not calibrated with
+    index.save(tmp_path / "i")
+    assert InvertedIndex.open(tmp_path / "i").calibration == index.calibration
+
+
+@pytest.mark.parametrize(("size", "number"), [("2GB", 2 * 10**9), ("1.5 MiB", 1_500_000), (77, 77), ("900B", 900)])
+def test_memory_limit_is_read_as_a_person_writes_it(size, number):
+    assert parse_size(size) == number
+
+
+@pytest.mark.parametrize("size", ["two", "", "-1GB", 0, -3, True, None, 1.5])
+def test_memory_limit_that_is_no_size_is_refused(size):
+    with pytest.raises(WinnowError, match="memory_limit is "):
+        parse_size(size)
+
+
+def test_memory_limit_too_small_names_what_is_needed(tmp_path):
+    with pytest.raises(WinnowError, match=r"memory_limit is 1,000 bytes; building this collection needs at least"):
+        InvertedIndex.build(sparse_rows(COLLECTION), InvertedIndexOptions(3), folder=tmp_path / "i", memory_limit="1kB")
+    assert not (tmp_path / "i").exists()
+
+
+def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    def no_room(descriptor, offset, length):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("index.building.os.posix_fallocate", no_room)
+    with pytest.raises(WinnowError, match=r"could not be written \(No space left on device\); make room"):
+        InvertedIndex.build(sparse_rows(COLLECTION), InvertedIndexOptions(3), folder=tmp_path / "i")
+    assert not (tmp_path / "i").exists()
+
+
+def test_bad_batch_leaves_nothing_behind(tmp_path):
+    batches = [sparse_rows(COLLECTION), sparse_rows([{TEA: 1.0}])._replace(data=np.array([np.nan]))]
+    with pytest.raises(InvalidVectorsError, match="weight nan of term 1"):
+        InvertedIndex.build(batches, InvertedIndexOptions(3), folder=tmp_path / "i")
+    assert not (tmp_path / "i").exists()
+
+
+def test_indexes_of_other_options_are_not_merged(index):
+    other = InvertedIndex.build(sparse_rows(COLLECTION), InvertedIndexOptions(num_terms=3, impacts="u8"))
+    with pytest.raises(WinnowError, match="the indexes have different options"):
+        InvertedIndex.merge([index, other])
+    with pytest.raises(WinnowError, match="there is no index to merge"):
+        InvertedIndex.merge([])
+
+
+def test_bad_row_far_into_the_collection_is_named():
+    documents = [{TEA: 1.0}] * 70_000 + [{COFFEE: 1.0, MILK: 1.0}]
+    rows = sparse_rows(documents)
+    rows.indices[-2:] = [2, 1]
+    with pytest.raises(InvalidVectorsError, match="row 70000 has term 1 after term 2"):
+        InvertedIndex.build(rows, InvertedIndexOptions(num_terms=3))
 
 
 def test_concatenated_batches_keep_their_rows():

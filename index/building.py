@@ -1,0 +1,310 @@
+"""From sparse vectors to the arrays of an index: checked, quantised, inverted, in passes over windows of documents.
+
+Each pass goes window by window on several threads and keeps nothing of a window but counts, so memory does not grow
+with the collection. Batches from an iterator are first spilled to a file; whatever is written to a folder goes to files
+reserved beforehand, so a full disk is an error before it is a loss. The arrays do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from index.errors import InvalidVectorsError, WinnowError
+from index.storage import read_only
+from index.vectors import MAX_DOCUMENTS, checked_rows
+from kernels.cpu import forward_rows, impact_tiers
+from kernels.cpu.forward_rows import WINDOW, ForwardRows
+from kernels.cpu.impact_tiers import BINS, GROUP, TIERS, ImpactTiers
+from kernels.cpu.quantise import largest_weights, quantise
+from kernels.cpu.sparse import SparseRows, unsound_entry
+
+LEVELS = {"u8": 255, "u16": 65_535}
+DTYPES = {"u8": "uint8", "u16": "uint16", "f32": "float32"}
+SMALLEST_STEP = np.finfo(np.float32).tiny  # keeps the step of a denormal weight above 0
+LARGEST_PATTERN = np.iinfo(np.int32).max
+TIER_FRACTIONS = np.array([1 / 16, 1 / 6, 0.4, 1.0])  # of a list's postings up to the end of each tier
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMGT]?)i?B", re.IGNORECASE)
+
+Allocate = Callable[[str, str, int], np.ndarray]
+
+
+class Parts(NamedTuple):
+    """All arrays of an index."""
+
+    tiers: ImpactTiers
+    forward: ForwardRows
+
+
+def in_memory(name: str, dtype: str, length: int) -> np.ndarray:
+    """An array of the process."""
+    array = np.empty(length, dtype)  # numpy asks for huge pages for it, which it does not for np.zeros
+    array[:] = 0
+    return array
+
+
+def in_files(path: Path) -> Allocate:
+    """Arrays in `.npy` files below `path`, their room on the disk reserved first: OSError if there is none."""
+
+    def allocate(name: str, dtype: str, length: int) -> np.ndarray:
+        file = path / f"{name}.npy"
+        array = np.lib.format.open_memmap(file, "w+", dtype, (length,)) if length else np.empty(0, dtype)
+        if length == 0:
+            np.save(file, array, allow_pickle=False)
+            return array
+        with open(file, "r+b") as reserved:
+            os.posix_fallocate(reserved.fileno(), 0, os.path.getsize(file))
+        return array
+
+    return allocate
+
+
+def build_parts(
+    rows: SparseRows, num_terms: int, impacts: str, allocate: Allocate, threads: int, memory_limit: int | None
+) -> Parts:
+    """Index the rows. Raises InvalidVectorsError for rows that cannot be indexed and WinnowError for too little memory."""
+    return Build(rows, num_terms, impacts, allocate, threads, memory_limit).run()
+
+
+class Build:
+    """One build: what its passes share."""
+
+    def __init__(
+        self, rows: SparseRows, num_terms: int, impacts: str, allocate: Allocate, threads: int, memory_limit: int | None
+    ):
+        self.rows, self.num_terms, self.impacts, self.allocate = rows, num_terms, impacts, allocate
+        self.num_docs = len(rows.indptr) - 1
+        self.num_windows = -(-self.num_docs // WINDOW)
+        self.threads = affordable_threads(rows, num_terms, threads, memory_limit)
+        self.low_bits = 8 if num_terms <= 100_000 else 16  # about what a posting's unary code then costs: 2 bits
+
+    def run(self) -> Parts:
+        self.check_and_choose_steps()
+        forward = self.forward_rows()
+        return Parts(self.impact_tiers(), forward)
+
+    def on_windows(self, work: Callable[[int], Any], windows: Iterable[int] | None = None) -> list[Any]:
+        """`work` for each window, on several threads; the results in order."""
+        windows = range(self.num_windows) if windows is None else windows
+        if self.threads == 1:
+            return list(map(work, windows))
+        with ThreadPoolExecutor(self.threads) as pool:  # the kernels let go of Python's lock
+            return list(pool.map(work, windows))
+
+    def window(self, window: int) -> SparseRows:
+        """The rows of one window, from entry 0, in the dtypes of SparseRows."""
+        indptr = self.rows.indptr[window * WINDOW : (window + 1) * WINDOW + 1]
+        entries = slice(int(indptr[0]), int(indptr[-1]))
+        return as_rows(indptr - indptr[0], self.rows.indices[entries], self.rows.data[entries])
+
+    def check_and_choose_steps(self) -> None:
+        def largest_of(window: int) -> np.ndarray:
+            rows = self.window(window)
+            if unsound_entry(rows, self.num_terms) >= 0:
+                checked_rows(self.rows, self.num_terms)  # says which and why
+            largest = np.zeros(self.num_terms, np.float32)
+            largest_weights(rows, largest)
+            return largest
+
+        largest = np.zeros(self.num_terms, np.float32)
+        for first in range(0, self.num_windows, 8):  # a few at a time: each is a whole vocabulary
+            for found in self.on_windows(largest_of, range(first, min(first + 8, self.num_windows))):
+                np.maximum(largest, found, out=largest)
+        if self.impacts == "f32":
+            self.steps = np.ones(self.num_terms, np.float32)
+        else:
+            self.steps = np.maximum(largest / np.float32(LEVELS[self.impacts]), SMALLEST_STEP)
+        every_term = as_rows(np.array([0, self.num_terms]), np.arange(self.num_terms), largest)
+        self.largest = self.stored(every_term)[1]
+
+    def stored(self, rows: SparseRows) -> tuple[np.ndarray, np.ndarray]:
+        """(levels, int32 patterns of the impacts as float32) of some rows; 0 where an entry has no posting."""
+        if self.impacts == "f32":
+            return rows.data, rows.data.view(np.int32)
+        levels = np.empty(len(rows.data), DTYPES[self.impacts])
+        quantise(rows, self.steps, LEVELS[self.impacts], levels)
+        return levels, (self.steps[rows.indices] * levels.astype(np.float32)).view(np.int32)
+
+    def forward_rows(self) -> ForwardRows:
+        buckets = forward_rows.count_buckets(self.num_terms, self.low_bits)
+        histogram = np.zeros(self.num_terms * BINS, np.int64)
+
+        def count(window: int) -> tuple[np.ndarray, np.ndarray]:
+            rows = self.window(window)
+            levels, patterns = self.stored(rows)
+            bins = np.zeros(self.num_terms * BINS, np.int32)
+            impact_tiers.count_bins(rows.indices, patterns, self.largest, bins)
+            kept = np.concatenate([[0], np.cumsum(levels > 0)])
+            return np.diff(kept[rows.indptr]), bins
+
+        lengths = []
+        for first in range(0, self.num_windows, self.threads):
+            for kept, bins in self.on_windows(count, range(first, min(first + self.threads, self.num_windows))):
+                lengths.append(kept)
+                histogram += bins
+        starts = self.allocate("forward.starts", "int64", self.num_docs + 1)
+        np.cumsum(np.concatenate([[0], *lengths]), out=starts)
+        bits = [kept.sum() + len(kept) * buckets for kept in lengths]
+        high_starts = self.allocate("forward.high_starts", "int64", self.num_windows + 1)
+        high_starts[1:] = np.cumsum([-(-int(b) // 64) for b in bits])
+        forward = ForwardRows(
+            starts,
+            self.allocate("forward.low", f"uint{self.low_bits}", int(starts[-1])),
+            self.allocate("forward.high", "uint64", int(high_starts[-1])),
+            high_starts,
+            self.allocate("forward.levels", DTYPES[self.impacts], int(starts[-1])),
+            self.allocate("forward.steps", "float32", self.num_terms),
+        )
+        forward.steps[:] = self.steps
+
+        def encode(window: int) -> None:
+            rows = self.window(window)
+            entries = slice(*starts[[window * WINDOW, min((window + 1) * WINDOW, self.num_docs)]])
+            high = np.zeros(high_starts[window + 1] - high_starts[window], np.uint64)
+            forward_rows.encode(
+                rows, buckets, self.stored(rows)[0], self.low_bits, forward.low[entries], high, forward.levels[entries]
+            )
+            forward.high[high_starts[window] : high_starts[window + 1]] = high
+
+        self.on_windows(encode)
+        self.tier_of_bin = impact_tiers.choose_tiers(histogram, TIER_FRACTIONS, self.num_windows)
+        return forward
+
+    def impact_tiers(self) -> ImpactTiers:
+        cells = self.num_terms * TIERS
+        lowest, highest = np.full(cells, LARGEST_PATTERN, np.int32), np.zeros(cells, np.int32)
+
+        def count(window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            rows = self.window(window)
+            found = np.zeros(cells, np.int32), np.full(cells, LARGEST_PATTERN, np.int32), np.zeros(cells, np.int32)
+            impact_tiers.count_tiers(rows.indices, self.stored(rows)[1], self.largest, self.tier_of_bin, *found)
+            return found
+
+        starts = self.allocate("tiers.starts", "int64", self.num_windows * cells + 1)
+        counts = self.allocate("tiers.counts", "int64", cells)
+        for first in range(0, self.num_windows, GROUP):
+            found = self.on_windows(count, range(first, min(first + GROUP, self.num_windows)))
+            by_window = np.stack([window_counts for window_counts, _, _ in found])  # [window][term, tier]
+            counts += by_window.sum(0)
+            for _, low, high in found:
+                np.minimum(lowest, low, out=lowest)
+                np.maximum(highest, high, out=highest)
+            by_term = by_window.reshape(len(found), self.num_terms, TIERS).transpose(1, 0, 2)
+            group = slice(first * cells + 1, (first + len(found)) * cells + 1)
+            starts[group] = starts[first * cells] + np.cumsum(by_term.ravel(), dtype=np.int64)
+        edges = self.allocate("tiers.edges", "float32", self.num_terms * (TIERS + 1))
+        edges[:] = impact_tiers.choose_edges(lowest, highest)
+        num_postings = int(starts[-1])
+        docs = self.allocate("tiers.docs", "uint16", num_postings)
+        packed = self.allocate("tiers.codes", "uint8", (num_postings + 1) // 2)
+        for first in range(0, self.num_windows, GROUP):
+            self.place_group(first, starts, edges, docs, packed)
+        return ImpactTiers(starts, docs, packed, edges, counts)
+
+    def place_group(
+        self, first: int, starts: np.ndarray, edges: np.ndarray, docs: np.ndarray, packed: np.ndarray
+    ) -> None:
+        """Write the postings of the group of windows that begins with window `first`."""
+        cells = self.num_terms * TIERS
+        past_last = min(first + GROUP, self.num_windows)
+        by_window = starts[first * cells : past_last * cells].reshape(self.num_terms, past_last - first, TIERS)
+        begin, end = int(starts[first * cells]), int(starts[past_last * cells])
+        shared = begin & 1  # the first code shares a byte with the last one of the group before
+        codes = np.zeros(shared + end - begin, np.uint8)
+        if shared:
+            codes[0] = packed[begin >> 1] & 15
+
+        def place(window: int) -> None:
+            rows = self.window(window)
+            filled = by_window[:, window - first].ravel() - begin
+            impact_tiers.place(
+                rows,
+                self.stored(rows)[1],
+                self.largest,
+                self.tier_of_bin,
+                edges,
+                filled,
+                docs[begin:end],
+                codes[shared:],
+            )
+
+        self.on_windows(place, range(first, past_last))
+        impact_tiers.pack_codes(codes, packed[begin >> 1 : (end + 1) >> 1])
+
+
+def as_rows(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray) -> SparseRows:
+    """The arrays in the dtypes of SparseRows, read-only, so that all callers share one compiled kernel."""
+    return SparseRows(
+        read_only(np.ascontiguousarray(indptr, np.int64)),
+        read_only(np.ascontiguousarray(indices, np.int32)),
+        read_only(np.ascontiguousarray(data, np.float32)),
+    )
+
+
+def affordable_threads(rows: SparseRows, num_terms: int, threads: int, memory_limit: int | None) -> int:
+    """As many threads as the memory limit allows; WinnowError if it allows none."""
+    if memory_limit is None or len(rows.indptr) == 1:
+        return threads
+    ends = np.append(rows.indptr[::WINDOW], rows.indptr[-1])
+    entries_of_window = int(np.diff(ends).max())
+    entries_of_group = int((ends[GROUP:] - ends[:-GROUP]).max()) if len(ends) > GROUP else int(ends[-1])
+    num_windows = -(-(len(rows.indptr) - 1) // WINDOW)
+    per_thread = entries_of_window * 20 + num_terms * BINS * 4 + WINDOW * 16
+    shared = entries_of_group + num_terms * (BINS * 9 + min(GROUP, num_windows) * TIERS * 32) + 8 * len(rows.indptr)
+    affordable = (memory_limit - shared) // per_thread
+    if affordable < 1:
+        raise WinnowError(
+            f"memory_limit is {memory_limit:,} bytes; building this collection needs at least "
+            f"{shared + per_thread:,}, so allow that much."
+        )
+    return min(threads, affordable)
+
+
+def parse_size(size: str | int) -> int:
+    """Bytes of "2GB", "512MB", ... or of a number of bytes; WinnowError for anything else."""
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        return size
+    match = SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
+    if not match:
+        raise WinnowError(f'memory_limit is {size!r}; give a number of bytes or a size such as "2GB".')
+    return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
+
+
+@contextmanager
+def spilled(batches: Iterable[SparseRows], num_terms: int, folder: Path | None) -> Iterator[SparseRows]:
+    """The rows of all batches, one after another, mapped from files that are gone afterwards.
+
+    folder  where the files lie; the system's folder for temporary files unless given
+    """
+    indptr, entries = [np.zeros(1, np.int64)], 0
+    with (
+        tempfile.TemporaryFile(dir=folder) as index_file,
+        tempfile.TemporaryFile(dir=folder) as data_file,
+    ):
+        for batch in batches:
+            rows = checked_rows(batch, num_terms)
+            indptr.append(rows.indptr[1:] + entries)
+            entries += len(rows.indices)
+            index_file.write(rows.indices.tobytes())
+            data_file.write(rows.data.tobytes())
+        starts = np.concatenate(indptr)
+        if len(starts) - 1 > MAX_DOCUMENTS:
+            raise InvalidVectorsError(f"{len(starts) - 1} documents are more than one index holds, {MAX_DOCUMENTS}.")
+        index_file.flush()
+        data_file.flush()
+        if entries == 0:
+            yield SparseRows(starts, np.empty(0, np.int32), np.empty(0, np.float32))
+        else:
+            yield SparseRows(
+                starts,
+                np.memmap(index_file, np.int32, "r", shape=entries),
+                np.memmap(data_file, np.float32, "r", shape=entries),
+            )

@@ -1,0 +1,99 @@
+"""Approximate top-k from impact tiers: read the heaviest postings only, then score the most promising documents.
+
+Two dials: what part of the query's upper bound may be left unread (or how many postings may be read), and how many
+candidates are scored exactly in the forward index. Their setting for a wanted recall is found by calibration; a cap on
+postings makes the cost of a query known beforehand. Score-at-a-time ranking (JASS, Lin and Trotman, ICTIR 2015) with tiers.
+"""
+
+import numpy as np
+
+from kernels.cpu.compiled import compiled
+from kernels.cpu.forward_rows import WINDOW
+from kernels.cpu.impact_tiers import GROUP
+from kernels.cpu.score_documents import score_documents
+from kernels.cpu.tier_plan import choose, contributions
+from kernels.cpu.windowed_taat import (
+    BIN_BITS,
+    add_window,
+    drop_forbidden,
+    load_cells,
+    scan,
+    seed_bin,
+    size_of_window,
+)
+
+
+@compiled
+def search(tiers, forward, terms, weights, allowed, k, left_out, max_postings, candidates, work):
+    """The best k of the candidates by exact score, best first: (scores float32 [k], docs int32 [k]).
+
+    terms, weights, allowed  as for rank_safe.search
+    left_out, max_postings   as for tier_plan.choose
+    candidates               at least k; documents scored exactly
+
+    A slot that no document fills holds (0, EMPTY).
+    """
+    num_docs, num_terms = forward.starts.shape[0] - 1, forward.steps.shape[0]
+    num_windows = forward.high_starts.shape[0] - 1
+    upper, _, _ = choose(terms, weights, tiers, left_out, max_postings, work.keep)
+    contributions(terms, weights, tiers, upper, False, work.table)
+    accumulators = work.accumulators[: size_of_window(num_docs)]
+    lowest, above, stored = 0, 0, 0  # bin that still counts, candidates in it and above, candidates stored
+    for window in range(num_windows):
+        if window % GROUP == 0:
+            load_cells(tiers, terms, num_terms, num_windows, window // GROUP, work.cells)
+        first_doc = window * WINDOW
+        threshold = max((lowest << BIN_BITS) - 1, 0)
+        noted, read = add_window(tiers, terms, window, work, threshold)
+        work.counters[0] += read
+        if threshold == 0:
+            if allowed.shape[0] > 0:
+                drop_forbidden(accumulators, allowed, first_doc)
+            lowest = max(lowest, seed_bin(accumulators, candidates))
+            threshold = max((lowest << BIN_BITS) - 1, 0)
+            noted = scan(accumulators, threshold, work.noted)
+        elif noted >= work.noted.shape[0]:
+            noted = scan(accumulators, threshold, work.noted)
+        lowest, above, stored = collect(
+            accumulators, allowed, first_doc, num_docs, noted, candidates, lowest, above, stored, work
+        )
+        accumulators[:] = 0
+    work.bins[:] = 0
+    stored = compact(work, stored, lowest)
+    return score_documents(forward, terms, weights, work.docs[:stored], k, work)
+
+
+@compiled
+def collect(accumulators, allowed, first_doc, num_docs, noted, candidates, lowest, above, stored, work):
+    """Store the noted documents that count; the bins raise `lowest` so that about `candidates` stay."""
+    for i in range(noted):
+        local = work.noted[i]
+        partial = accumulators[local]
+        b = np.int64(partial >> BIN_BITS)
+        doc = first_doc + local
+        if partial == 0 or b < lowest or doc >= num_docs or (allowed.shape[0] > 0 and not allowed[doc]):
+            continue
+        if stored == work.docs.shape[0]:
+            stored = compact(work, stored, lowest)
+            if stored == work.docs.shape[0]:
+                break  # so many equal partial scores that a choice among them is arbitrary: the earlier documents
+        accumulators[local] = 0  # noted twice, it counts once
+        work.docs[stored], work.partials[stored] = doc, partial
+        stored += 1
+        work.bins[b] += 1
+        above += 1
+        while above - work.bins[lowest] >= candidates:
+            above -= work.bins[lowest]
+            lowest += 1
+    return lowest, above, stored
+
+
+@compiled
+def compact(work, stored, lowest):
+    """Forget the candidates below the bin; returns how many stay."""
+    kept = 0
+    for i in range(stored):
+        if work.partials[i] >> BIN_BITS >= lowest:
+            work.docs[kept], work.partials[kept] = work.docs[i], work.partials[i]
+            kept += 1
+    return kept

@@ -1,0 +1,161 @@
+"""Forward index: the impacts of one document side by side, from which its exact score is computed.
+
+The ascending terms of a row are kept as Elias and Fano do: the low bits of each term as they are, the high parts (its
+bucket) in unary, so a term costs about 10 bits where 16 would be needed. The unary code of a row has a one for each
+entry and a zero at the end of each bucket; entry j, at position p, is in bucket p - j.
+
+    terms 3, 5, 260, 517, three buckets of 256:  low 3 5 4 5   high 1 1 0 1 0 1 0
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kernels.cpu.bits import trailing_zeros
+from kernels.cpu.compiled import compiled
+
+WINDOW = 65_536  # documents; 2**16, so that the number of a document within its window is a uint16
+
+
+class ForwardRows(NamedTuple):
+    """Rows of `len(starts) - 1` documents over terms in buckets of 2**(8 * low.itemsize).
+
+    Row d owns entries starts[d]:starts[d + 1]. The unary codes of the documents of one window follow one another in
+    `high` from word high_starts[window], one bit for each entry and one for each bucket.
+    An impact is steps[term] * levels[entry], rounded once to float32.
+    """
+
+    starts: np.ndarray  # int64 [documents + 1]
+    low: np.ndarray  # uint8 or uint16 [entries], the term within its bucket
+    high: np.ndarray  # uint64 [words]
+    high_starts: np.ndarray  # int64 [windows + 1]
+    levels: np.ndarray  # uint8, uint16 or float32 [entries], > 0
+    steps: np.ndarray  # float32 [terms]; 1 where levels are float32
+
+
+@compiled
+def count_buckets(num_terms, low_bits):
+    """Buckets that hold this many terms, at least one."""
+    return max((num_terms + (1 << low_bits) - 1) >> low_bits, 1)
+
+
+@compiled
+def encode(rows, buckets, quantised, low_bits, low, high, levels):
+    """Code the rows of one window into `low`, `high` and `levels`; entries of level 0 are left out.
+
+    rows       SparseRows
+    quantised  their levels, beside rows.indices
+    high       all zero before
+    """
+    written = 0
+    bit = 0
+    for row in range(rows.indptr.shape[0] - 1):
+        bucket = 0
+        for entry in range(rows.indptr[row], rows.indptr[row + 1]):
+            level = quantised[entry]
+            if level > 0:
+                term = np.int64(rows.indices[entry])
+                bit += (term >> low_bits) - bucket
+                bucket = term >> low_bits
+                high[bit >> 6] |= np.uint64(1) << np.uint64(bit & 63)
+                bit += 1
+                low[written] = term - (bucket << low_bits)
+                levels[written] = level
+                written += 1
+        bit += buckets - bucket
+
+
+@compiled
+def first_bit(forward, doc, buckets):
+    """Position in `high` of the unary code of a document's row."""
+    window = doc // WINDOW
+    first_doc = window * WINDOW
+    entries = forward.starts[doc] - forward.starts[first_doc]
+    return (forward.high_starts[window] << 6) + entries + (doc - first_doc) * buckets
+
+
+@compiled
+def touch(forward, docs, count, buckets):
+    """Load the memory of `count` rows, so that their cache misses overlap; the returned sum keeps the loads alive.
+
+    No branch depends on what is loaded: row pointers first, then a fixed number of lines a row.
+    """
+    sink = np.int64(0)
+    if forward.low.shape[0] == 0:
+        return sink
+    last_entry, last_word = forward.low.shape[0] - 1, forward.high.shape[0] - 1
+    entries_a_line = 64 // forward.levels.itemsize
+    for i in range(count):
+        sink += forward.starts[docs[i]]
+    for i in range(count):
+        first = max(forward.starts[docs[i]], 0)  # a damaged file may hold any number
+        sink += np.int64(forward.high[min(max(first_bit(forward, docs[i], buckets) >> 6, 0), last_word)])
+        for line in range(2 * forward.low.itemsize):
+            sink += forward.low[min(first + 64 // forward.low.itemsize * line, last_entry)]
+        for line in range(2 * forward.levels.itemsize):
+            sink += np.int64(forward.levels[min(first + entries_a_line * line, last_entry)])
+    return sink
+
+
+@compiled
+def score(forward, docs, buckets, query_weights, in_query, matches, scores):
+    """Write the float32 score of each of `docs`: weight * impact summed in ascending term order (docs/format.md).
+
+    query_weights  float32, the weight of each term; its length is a power of two and covers every bucket
+    in_query       uint8, beside it: 1 for each term of the query
+    matches        uint64, scratch for the entries whose term is in the query, longer than any row
+    """
+    starts, low, high, _, levels, steps = forward
+    low_bits = np.uint32(8 * low.itemsize)
+    last_term, last_step = np.uint32(in_query.shape[0] - 1), np.uint32(steps.shape[0] - 1)
+    num_words = np.uint64(high.shape[0])
+    for i in range(docs.shape[0]):
+        scores[i] = 0
+        first, count = starts[docs[i]], starts[docs[i] + 1] - starts[docs[i]]
+        bit = first_bit(forward, np.int64(docs[i]), buckets)
+        if first < 0 or count < 0 or count >= matches.shape[0] or first + count > low.shape[0] or bit < 0:
+            continue  # a damaged file: no array may be left because of what it holds
+        row_low, row_levels = low[first : first + count], levels[first : first + count]
+        word_number, word_mask = np.uint64(bit >> 6), ~np.uint64(0) << np.uint64(bit & 63)
+        position = -(bit & 63)  # of the word's first bit in the row's code; less the entry's number, its bucket
+        entry, found, past_last = np.uint32(0), np.uint32(0), np.uint32(count)
+        while entry < past_last and word_number < num_words:
+            word = high[word_number] & word_mask
+            first_bucket = np.uint32(position) - entry
+            while word != 0 and entry < past_last:
+                bucket = np.uint32(first_bucket + np.uint32(trailing_zeros(word)))
+                term = np.uint32(((bucket << low_bits) + row_low[entry]) & last_term)
+                matches[found] = (np.uint64(term) << np.uint64(32)) | np.uint64(entry)
+                found = np.uint32(found + in_query[term])
+                word &= word - np.uint64(1)
+                entry = np.uint32(entry + np.uint32(1))
+                first_bucket = np.uint32(first_bucket - np.uint32(1))
+            word_number, word_mask, position = word_number + np.uint64(1), ~np.uint64(0), position + 64
+        total = np.float32(0)
+        for match in range(found):
+            term, entry = np.uint32(matches[match] >> np.uint64(32)), np.uint32(matches[match])
+            total += query_weights[term] * (steps[min(term, last_step)] * np.float32(row_levels[entry]))
+        scores[i] = total
+
+
+@compiled
+def decode(forward, first_doc, past_doc, buckets, terms, impacts):
+    """Write terms (int32) and impacts (float32) of some rows, ascending, one row after another."""
+    starts, low, high, _, levels, steps = forward
+    low_bits = 8 * low.itemsize
+    written = 0
+    for doc in range(first_doc, past_doc):
+        bit = first_bit(forward, doc, buckets)
+        bucket = 0
+        # a damaged file may hold any numbers here: neither array may be left because of them
+        for entry in range(max(starts[doc], 0), min(starts[doc + 1], low.shape[0])):
+            if written == terms.shape[0]:
+                return
+            while 0 <= bit < 64 * high.shape[0] and not (high[bit >> 6] >> np.uint64(bit & 63)) & np.uint64(1):
+                bit += 1
+                bucket += 1
+            bit += 1
+            term = min((bucket << low_bits) + np.int64(low[entry]), steps.shape[0] - 1)
+            terms[written] = term
+            impacts[written] = steps[term] * np.float32(levels[entry])
+            written += 1

@@ -1,0 +1,64 @@
+"""Exact scores of given documents from the forward index, the best k kept."""
+
+import numpy as np
+
+from kernels.cpu.compiled import compiled
+from kernels.cpu.forward_rows import count_buckets, score, touch
+from kernels.cpu.top_k import EMPTY, offer, sort_best_first
+
+TOUCH_AHEAD = 16  # rows whose cache misses overlap
+
+
+@compiled
+def score_documents(forward, terms, weights, docs, k, work):
+    """The best k of `docs` (int32, each once, any order), best first: (scores float32 [k], docs int32 [k])."""
+    best_scores, best_docs = np.zeros(k, np.float32), np.full(k, EMPTY, np.int32)
+    set_query(terms, weights, work)
+    for first in range(0, docs.shape[0], TOUCH_AHEAD):
+        score_batch(forward, docs[first : first + TOUCH_AHEAD], best_scores, best_docs, work)
+    clear_query(terms, work)
+    sort_best_first(best_scores, best_docs)
+    return best_scores, best_docs
+
+
+@compiled
+def score_batch(forward, docs, best_scores, best_docs, work):
+    """Offer the documents to the heap of the best, their rows touched ahead."""
+    buckets = count_buckets(forward.steps.shape[0], 8 * forward.low.itemsize)
+    work.counters[1] += docs.shape[0]
+    work.counters[3] += touch(forward, docs, docs.shape[0], buckets)
+    scores = work.scores[: docs.shape[0]]
+    score(forward, docs, buckets, work.query_weights, work.in_query, work.matches, scores)
+    for i in range(docs.shape[0]):
+        offer(best_scores, best_docs, scores[i], docs[i])
+
+
+@compiled
+def set_query(terms, weights, work):
+    """Spread the query over the tables that `forward_rows.score` reads."""
+    for i in range(terms.shape[0]):
+        term = np.int64(terms[i])
+        work.query_weights[term] = weights[i]
+        work.in_query[term] = 1
+
+
+@compiled
+def clear_query(terms, work):
+    """Undo `set_query`."""
+    for i in range(terms.shape[0]):
+        term = np.int64(terms[i])
+        work.query_weights[term] = 0
+        work.in_query[term] = 0
+
+
+@compiled
+def is_plain_query(terms, weights, num_terms):
+    """True when terms ascend within the vocabulary and every weight is finite and above 0: nothing is left to check."""
+    if terms.shape[0] != weights.shape[0]:
+        return False
+    before = -1
+    for i in range(terms.shape[0]):
+        if terms[i] <= before or terms[i] >= num_terms or not (weights[i] > 0 and weights[i] < np.inf):
+            return False
+        before = terms[i]
+    return True
