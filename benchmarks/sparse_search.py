@@ -12,6 +12,7 @@ from documents or on --calibrate-with PREFIX, never on the queries that are meas
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import resource
@@ -43,8 +44,7 @@ def load_rows(folder: Path) -> SparseRows:
 def load_queries(prefix: Path) -> list[SparseQuery]:
     indptr, indices, data = (np.load(f"{prefix}_{x}.npy") for x in SparseRows._fields)
     return [
-        SparseQuery(indices[a:b].astype(np.int32), data[a:b].astype(np.float32))
-        for a, b in zip(indptr[:-1], indptr[1:], strict=True)
+        SparseQuery(indices[a:b].astype(np.int32), data[a:b].astype(np.float32)) for a, b in itertools.pairwise(indptr)
     ]
 
 
@@ -108,7 +108,9 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=["0.95", "0.99", "0.998", "exact"])
     parser.add_argument("--impacts", choices=("u8", "u16", "f32"), default="u8")
     parser.add_argument("--threads", type=int, default=2, help="of the build and of the batch (default: 2)")
-    parser.add_argument("--calibrate-with", type=Path, metavar="PREFIX", help="queries in PREFIX_{indptr,indices,data}.npy")
+    parser.add_argument(
+        "--calibrate-with", type=Path, metavar="PREFIX", help="queries in PREFIX_{indptr,indices,data}.npy"
+    )
     parser.add_argument("--memory-limit", help="build into a file within this much memory")
     parser.add_argument("--first", type=int, metavar="N", help="only the first N queries")
     parser.add_argument("--json", type=Path, required=True)
@@ -121,14 +123,19 @@ def main() -> None:
         folder = Path(scratch) / "index" if arguments.memory_limit else None
         started = time.perf_counter()
         index = InvertedIndex.build(
-            rows, options, threads=arguments.threads, folder=folder, memory_limit=arguments.memory_limit, calibrate_with=known
+            rows,
+            options,
+            threads=arguments.threads,
+            folder=folder,
+            memory_limit=arguments.memory_limit,
+            calibrate_with=known,
         )
         build_s = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         for kind in arguments.queries:
             source = "if" if kind == "short" else kind
             queries = load_queries(arguments.data / f"queries_{source}")[: arguments.first]
-            truth = truth_of(arguments.data, source) if kind != "short" else None
+            truth = truth_of(arguments.data, source) if kind != "short" else {}
             queries = list(map(short, queries)) if kind == "short" else queries
             for target in arguments.targets:
                 record = {
@@ -138,7 +145,9 @@ def main() -> None:
                     "k": arguments.k,
                     "target": target,
                     "impacts": arguments.impacts,
-                    **measure(index, queries, truth, arguments.k, EXACT if target == "exact" else Recall(float(target))),
+                    **measure(
+                        index, queries, truth, arguments.k, EXACT if target == "exact" else Recall(float(target))
+                    ),
                     "build_s": build_s,
                     "index_bytes": index.nbytes,
                     "peak_bytes": peak,
@@ -156,16 +165,15 @@ def compile_everything(rows: SparseRows, options: InvertedIndexOptions) -> None:
     few.calibrate([SparseQuery(np.arange(5_000, 5_040, dtype=np.int32), np.ones(40, np.float32))])
 
 
-def truth_of(folder: Path, kind: str) -> tuple[np.ndarray, np.ndarray] | None:
-    if not (folder / f"gt_{kind}_ids.npy").exists():
-        return None
-    return np.load(folder / f"gt_{kind}_ids.npy"), np.load(folder / f"gt_{kind}_scores.npy")
+def truth_of(folder: Path, kind: str) -> dict[str, np.ndarray]:
+    files = {name: folder / f"gt_{kind}_{name}.npy" for name in ("ids", "scores")}
+    return {name: np.load(file) for name, file in files.items() if file.exists()}
 
 
 def measure(
     index: InvertedIndex,
     queries: list[SparseQuery],
-    truth: tuple[np.ndarray, np.ndarray] | None,
+    truth: dict[str, np.ndarray],
     k: int,
     effort: Effort,
 ) -> dict[str, Any]:
@@ -174,14 +182,12 @@ def measure(
     one = queries_a_second(index, queries, k, effort, 1)
     two = queries_a_second(index, queries, k, effort, 2)
     found: dict[str, Any] = {**latency, "qps_1t": one, "qps_2t": two}
-    if truth is not None:
-        ids, scores = truth
-        found["recall"] = float(
-            np.mean([len(np.intersect1d(docs, ids[i, :k])) / k for i, (_, docs) in enumerate(answers)])
-        )
-        found["bit_identical"] = float(
-            np.mean([np.array_equal(got, scores[i, :k]) for i, (got, _) in enumerate(answers)])
-        )
+    if "ids" in truth:
+        shares = [len(np.intersect1d(docs, ids[:k])) / k for (_, docs), ids in zip(answers, truth["ids"], strict=False)]
+        found["recall"] = float(np.mean(shares))
+    if "scores" in truth:
+        same = [np.array_equal(got, scores[:k]) for (got, _), scores in zip(answers, truth["scores"], strict=False)]
+        found["bit_identical"] = float(np.mean(same))
     return found
 
 

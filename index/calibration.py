@@ -53,6 +53,7 @@ class Calibration(NamedTuple):
         )
 
 
+Run = Callable[[list[SparseQuery], float, int], tuple[list[np.ndarray], float]]
 NOT_CALIBRATED = Calibration()
 
 
@@ -75,12 +76,12 @@ def sample_queries(rows: SparseRows, seed: int = 0) -> list[SparseQuery]:
 def calibrate(
     queries: Sequence[SparseQuery],
     truth: Sequence[np.ndarray],
-    run: Callable[[SparseQuery, float, int], tuple[np.ndarray, float]],
+    run: Run,
 ) -> Calibration:
     """Measure every setting on the queries.
 
     truth  the documents each query should find
-    run    (query, left_out, candidates) -> (documents found, cost)
+    run    (queries, left_out, candidates) -> (documents found for each, mean cost)
     """
     return Calibration(
         *(
@@ -90,21 +91,18 @@ def calibrate(
     )
 
 
-def frontier(
-    judged: list[tuple[SparseQuery, np.ndarray]], run: Callable[[SparseQuery, float, int], tuple[np.ndarray, float]]
-) -> tuple[Dial, ...]:
+def frontier(judged: list[tuple[SparseQuery, np.ndarray]], run: Run) -> tuple[Dial, ...]:
     """The settings that no cheaper one equals in recall."""
+    queries = [query for query, _ in judged]
     dials: list[Dial] = []
     for left_out in LEFT_OUT if judged else ():
         for candidates in CANDIDATES:
-            answers = [run(query, left_out, candidates) for query, _ in judged]
-            hits = [
-                len(np.intersect1d(found, want)) / max(len(want), 1)
-                for (found, _), (_, want) in zip(answers, judged, strict=True)
+            answers, cost = run(queries, left_out, candidates)
+            shares = [
+                len(np.intersect1d(found, wanted)) / max(len(wanted), 1)
+                for found, (_, wanted) in zip(answers, judged, strict=True)
             ]
-            dials.append(
-                Dial(left_out, candidates, float(np.mean(hits)), float(np.mean([cost for _, cost in answers])))
-            )
+            dials.append(Dial(left_out, candidates, float(np.mean(shares)), cost))
     best: list[Dial] = []
     for dial in sorted(dials, key=lambda dial: dial.cost):
         if not best or dial.recall > best[-1].recall:

@@ -24,7 +24,7 @@ from index.effort import EXACT, Budget, Effort, Exact, Recall
 from index.errors import InvalidVectorsError, WinnowError
 from index.storage import Verify, commit, open_array, read_current, read_only, save_array
 from index.vectors import SparseQuery, checked_query, checked_shape
-from kernels.cpu import anytime, forward_rows, rank_safe
+from kernels.cpu import anytime, forward_rows, query_batch, rank_safe
 from kernels.cpu.forward_rows import WINDOW, ForwardRows, count_buckets
 from kernels.cpu.impact_tiers import CODES, GROUP, TIERS, ImpactTiers, first_cell
 from kernels.cpu.score_documents import TOUCH_AHEAD, is_plain_query, score_documents
@@ -35,7 +35,20 @@ KIND = "inverted-index"
 MOST_TERMS = 8_192  # of a query that is answered from its lists; a longer one scores every document
 NO_FILTER = read_only(np.zeros(0, np.bool_))
 NO_LIMIT = 2**62
+CHUNK = 32  # queries of a batch that a thread answers before it comes back to Python
+NOTHING = np.empty(0, np.float32), np.empty(0, np.int32)
 ROWS_A_BATCH = 32_768  # decoded at a time when indexes are merged
+
+
+class Setting(NamedTuple):
+    """The dials of an approximate search; no candidates: exact."""
+
+    left_out: float
+    max_postings: int
+    candidates: int
+
+
+EXACTLY = Setting(0.0, NO_LIMIT, 0)
 
 
 class Speed(NamedTuple):
@@ -171,12 +184,8 @@ class InvertedIndex:
         query = self._query(terms, weights)
         allowed = NO_FILTER if allowed is None else self._checked_filter(allowed)
         if k == 0 or len(query.terms) == 0:
-            return np.empty(0, np.float32), np.empty(0, np.int32)
-        scores, docs = self._search(query, k, effort, allowed)
-        if scores[-1] > 0:
-            return scores, docs
-        found = np.count_nonzero(scores)
-        return scores[:found], docs[:found]
+            return NOTHING
+        return hits(*self._search(query, k, effort, allowed))
 
     def search_batch(
         self,
@@ -187,15 +196,10 @@ class InvertedIndex:
         allowed: np.ndarray | None = None,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """`search` for each query in turn, on several threads; the results do not depend on how many."""
-        k, threads = checked_count("k", k), checked_count("threads", threads)
-
-        def search(query: SparseQuery) -> tuple[np.ndarray, np.ndarray]:
-            return self.search(query.terms, query.weights, k, effort, allowed)
-
-        if threads == 1:
-            return list(map(search, queries))
-        with ThreadPoolExecutor(threads) as pool:  # the kernels let go of Python's lock
-            return list(pool.map(search, queries, chunksize=16))
+        k, threads = min(checked_count("k", k), self.num_docs), checked_count("threads", threads)
+        checked = [self._query(query.terms, query.weights) for query in queries]
+        allowed = NO_FILTER if allowed is None else self._checked_filter(allowed)
+        return self._search_batch(checked, k, threads, effort, allowed)[0]
 
     def impacts(self, doc: int, terms: np.ndarray) -> np.ndarray:
         """float32 [len(terms)]: the stored impact of each term in one document, 0 where it has no posting."""
@@ -336,7 +340,9 @@ class InvertedIndex:
             )
         return read_only(np.ascontiguousarray(allowed))
 
-    def _search(self, query: SparseQuery, k: int, effort: Effort, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _search(
+        self, query: SparseQuery, k: int, effort: Effort | Setting, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(scores, docs) of length k, empty slots last; one call into one compiled loop."""
         found: tuple[np.ndarray, np.ndarray]
         work = self._workspace(len(query.terms), k)
@@ -344,13 +350,56 @@ class InvertedIndex:
             docs = np.flatnonzero(allowed) if len(allowed) else np.arange(self.num_docs)
             found = score_documents(self.forward, *query, read_only(docs.astype(np.int32)), k, work)
             return found
-        left_out, max_postings, candidates = self._setting(len(query.terms), k, effort)
-        if candidates == 0:
+        setting = self._setting(len(query.terms), k, effort)
+        if setting == EXACTLY:
             found = rank_safe.search(self.tiers, self.forward, *query, allowed, k, work)
             return found
-        work = self._workspace(len(query.terms), candidates)
-        found = anytime.search(self.tiers, self.forward, *query, allowed, k, left_out, max_postings, candidates, work)
+        work = self._workspace(len(query.terms), setting.candidates)
+        found = anytime.search(self.tiers, self.forward, *query, allowed, k, *setting, work)
         return found
+
+    def _search_batch(
+        self, queries: list[SparseQuery], k: int, threads: int, effort: Effort | Setting, allowed: np.ndarray
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
+        """(the answers to checked queries, their cost together in postings)."""
+        chunks = [queries[first : first + CHUNK] for first in range(0, len(queries), CHUNK)]
+
+        def search(chunk: list[SparseQuery]) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
+            return self._search_chunk(chunk, k, effort, allowed)
+
+        if threads == 1 or len(chunks) <= 1:
+            answered = list(map(search, chunks))
+        else:
+            with ThreadPoolExecutor(threads) as pool:  # the kernels let go of Python's lock
+                answered = list(pool.map(search, chunks))
+        return [answer for answers, _ in answered for answer in answers], sum(cost for _, cost in answered)
+
+    def _search_chunk(
+        self, queries: list[SparseQuery], k: int, effort: Effort | Setting, allowed: np.ndarray
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
+        """The same for a few queries, in one call of the compiled loop where lists are to be read."""
+        longest = max(len(query.terms) for query in queries)
+        if k == 0 or longest > MOST_TERMS or any(self._is_rare(query.terms, allowed) for query in queries):
+            return [
+                hits(*self._search(query, k, effort, allowed)) if k and len(query.terms) else NOTHING
+                for query in queries
+            ], 0.0
+        settings = [self._setting(len(query.terms), k, effort) for query in queries]
+        left_out, max_postings, candidates = map(np.array, zip(*settings, strict=True))
+        scores, docs, read, scored = query_batch.search(
+            self.tiers,
+            self.forward,
+            np.cumsum([0] + [len(query.terms) for query in queries]),
+            read_only(np.concatenate([query.terms for query in queries])),
+            read_only(np.concatenate([query.weights for query in queries])),
+            allowed,
+            k,
+            left_out,
+            max_postings,
+            candidates,
+            self._workspace(longest, max(k, int(candidates.max()))),
+        )
+        return list(map(hits, scores, docs)), float(read + ROW_COST * scored)
 
     def _is_rare(self, terms: np.ndarray, allowed: np.ndarray) -> bool:
         """True where scoring the allowed documents one by one costs less than reading the query's lists."""
@@ -359,21 +408,23 @@ class InvertedIndex:
         counts = self.tiers.counts.reshape(-1, TIERS)[terms].sum()
         return bool(np.count_nonzero(allowed) * ROW_COST < counts)
 
-    def _setting(self, num_terms: int, k: int, effort: Effort) -> tuple[float, int, int]:
-        """(part left out, most postings, candidates) of an approximate search; no candidates: search exactly."""
+    def _setting(self, num_terms: int, k: int, effort: Effort | Setting) -> Setting:
+        """What an effort means for a query of so many terms."""
+        if isinstance(effort, Setting):
+            return effort
         if isinstance(effort, Exact):
-            return 0.0, NO_LIMIT, 0
+            return EXACTLY
         if isinstance(effort, Recall):
             dial = self.calibration.dial(num_terms, effort.target)
             if dial is None:
-                return 0.0, NO_LIMIT, 0
-            return dial.left_out, NO_LIMIT, max(dial.candidates, dial.candidates * k // CALIBRATED_K)
+                return EXACTLY
+            return Setting(dial.left_out, NO_LIMIT, max(dial.candidates, dial.candidates * k // CALIBRATED_K))
         if isinstance(effort, Budget):
             postings = effort.postings
             if postings is None:
                 speed = self._measured_speed()
                 postings = max(int(((effort.microseconds or 0) - speed.fixed_us) / speed.posting_us), 1)
-            return 0.0, postings, max(effort.candidates, k)
+            return Setting(0.0, min(postings, NO_LIMIT), max(effort.candidates, k))
         raise WinnowError(f"effort is {effort!r}; give Exact(), Recall(...) or Budget(...).")
 
     def _workspace(self, num_terms: int, k: int) -> Workspace:
@@ -413,14 +464,10 @@ class InvertedIndex:
         if is_quantised and rows is not None:
             truth = [best_by(rows, query, docs, k) for query, docs in zip(checked, truth, strict=True)]
 
-        def run(query: SparseQuery, left_out: float, candidates: int) -> tuple[np.ndarray, float]:
-            work = self._workspace(len(query.terms), candidates)
-            before = work.counters.copy()
-            _, docs = anytime.search(
-                self.tiers, self.forward, *query, NO_FILTER, k, left_out, NO_LIMIT, candidates, work
-            )
-            read, scored = (work.counters - before)[:2]
-            return docs, read + ROW_COST * scored
+        def run(queries: list[SparseQuery], left_out: float, candidates: int) -> tuple[list[np.ndarray], float]:
+            setting = Setting(left_out, NO_LIMIT, candidates)
+            answers, cost = self._search_batch(queries, k, threads, setting, NO_FILTER)
+            return [docs for _, docs in answers], cost / len(queries)
 
         self.calibration = calibrate(checked, truth, run)
 
@@ -440,6 +487,14 @@ class InvertedIndex:
             posting = max((slow - fast) / max(many - few, 1), 1e-4)
             self._speed = Speed(max(fast - few * posting, 0.0), posting)
         return self._speed
+
+
+def hits(scores: np.ndarray, docs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Without the empty slots at the end."""
+    if scores[-1] > 0:
+        return scores, docs
+    found = np.count_nonzero(scores)
+    return scores[:found], docs[:found]
 
 
 def best_by(rows: SparseRows, query: SparseQuery, docs: np.ndarray, k: int) -> np.ndarray:
