@@ -2,29 +2,25 @@
 
     python benchmarks/sparse_search.py --data DIR --queries splade --k 10 --targets 0.95 0.99 0.998 exact --json OUT
 
-DIR holds a collection as `.npy` files: docs_{indptr,indices,data}, queries_{splade,if}_{indptr,indices,data} and, of the
-exact float32 answer, gt_{splade,if}_{ids,scores}. One query at a time on one thread after 50 to warm up, the best of three
-passes by CPU time, planning and the Python call included; recall is against the float32 answer, bit-identical counts
-queries whose scores equal it too. The settings of a recall target are calibrated when the index is built, on queries made
+DIR is a collection as benchmarks/protocol.py says, which also says how time is taken. Recall is against the float32 answer;
+`bit_identical` is the share of queries whose scores equal it to the last bit. The settings of a recall target are calibrated when the index is built, on queries made
 from documents or on --calibrate-with PREFIX, never on the queries that are measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import platform
-import resource
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
+from protocol import load_documents, load_queries, queries_of, recall, record, timed
 
 from index.effort import EXACT, Effort, Recall
 from index.inverted import InvertedIndex, InvertedIndexOptions
@@ -32,52 +28,28 @@ from index.vectors import SparseQuery
 from kernels.cpu.sparse import SparseRows
 
 NUM_TERMS = 30_522
-WARM_UP_QUERIES = 50
 PASSES = 3
-HEAVIEST = 3  # terms of a short query
 
 
-def load_rows(folder: Path) -> SparseRows:
-    return SparseRows(*(np.load(folder / f"docs_{x}.npy", mmap_mode="r") for x in SparseRows._fields))
+class PeakMemory(threading.Thread):
+    """The most anonymous memory this process held, looked at every 20 ms; mapped files do not count."""
 
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak_bytes, self.stopped = 0, threading.Event()
 
-def load_queries(prefix: Path) -> list[SparseQuery]:
-    indptr, indices, data = (np.load(f"{prefix}_{x}.npy") for x in SparseRows._fields)
-    return [
-        SparseQuery(indices[a:b].astype(np.int32), data[a:b].astype(np.float32)) for a, b in itertools.pairwise(indptr)
-    ]
+    def run(self) -> None:
+        while not self.stopped.wait(0.02):
+            status = Path("/proc/self/status").read_text()
+            self.peak_bytes = max(self.peak_bytes, 1024 * int(status.split("RssAnon:")[1].split()[0]))
 
+    def __enter__(self) -> PeakMemory:
+        self.start()
+        return self
 
-def short(query: SparseQuery) -> SparseQuery:
-    """The heaviest terms of a query, each weighing 1: what a BM25 query looks like to an index of impacts."""
-    terms = np.sort(query.terms[np.argsort(-query.weights, kind="stable")[:HEAVIEST]])
-    return SparseQuery(terms, np.ones(len(terms), np.float32))
-
-
-def timed(
-    search: Callable[[SparseQuery], tuple[np.ndarray, np.ndarray]], queries: list[SparseQuery]
-) -> tuple[dict[str, float], list[tuple[np.ndarray, np.ndarray]]]:
-    """Microseconds a query of the pass with the least CPU time, and the answers."""
-    for query in queries[:WARM_UP_QUERIES]:
-        search(query)
-    best: dict[str, float] = {}
-    answers: list[tuple[np.ndarray, np.ndarray]] = []
-    for _ in range(PASSES):
-        wall, answers = np.empty(len(queries)), []
-        before = time.process_time()
-        for i, query in enumerate(queries):
-            started = time.perf_counter_ns()
-            answers.append(search(query))
-            wall[i] = (time.perf_counter_ns() - started) / 1e3
-        cpu_us = (time.process_time() - before) / len(queries) * 1e6
-        if not best or cpu_us < best["cpu_us"]:
-            best = {
-                "cpu_us": cpu_us,
-                "mean_us": float(wall.mean()),
-                "p50_us": float(np.median(wall)),
-                "p99_us": float(np.quantile(wall, 0.99)),
-            }
-    return best, answers
+    def __exit__(self, *exception: object) -> None:
+        self.stopped.set()
+        self.join()
 
 
 def queries_a_second(index: InvertedIndex, queries: list[SparseQuery], k: int, effort: Effort, threads: int) -> float:
@@ -116,46 +88,42 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     arguments = parser.parse_args()
 
-    rows, options = load_rows(arguments.data), InvertedIndexOptions(NUM_TERMS, arguments.impacts)
-    known = None if arguments.calibrate_with is None else load_queries(arguments.calibrate_with)
+    rows, options = SparseRows(*load_documents(arguments.data)), InvertedIndexOptions(NUM_TERMS, arguments.impacts)
+    known = arguments.calibrate_with and [SparseQuery(*query) for query in load_queries(arguments.calibrate_with)]
     compile_everything(rows, options)
     with tempfile.TemporaryDirectory(dir=arguments.json.parent) as scratch:
         folder = Path(scratch) / "index" if arguments.memory_limit else None
-        started = time.perf_counter()
-        index = InvertedIndex.build(
-            rows,
-            options,
-            threads=arguments.threads,
-            folder=folder,
-            memory_limit=arguments.memory_limit,
-            calibrate_with=known,
-        )
+        with PeakMemory() as memory:
+            started = time.perf_counter()
+            index = InvertedIndex.build(
+                rows,
+                options,
+                threads=arguments.threads,
+                folder=folder,
+                memory_limit=arguments.memory_limit,
+                calibrate_with=known,
+            )
         build_s = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         for kind in arguments.queries:
-            source = "if" if kind == "short" else kind
-            queries = load_queries(arguments.data / f"queries_{source}")[: arguments.first]
-            truth = truth_of(arguments.data, source) if kind != "short" else {}
-            queries = list(map(short, queries)) if kind == "short" else queries
+            queries = [SparseQuery(*query) for query in queries_of(arguments.data, kind)[: arguments.first]]
             for target in arguments.targets:
-                record = {
-                    "contestant": "winnow",
-                    "dataset": arguments.data.name,
-                    "queries": kind,
-                    "k": arguments.k,
-                    "target": target,
-                    "impacts": arguments.impacts,
-                    **measure(
-                        index, queries, truth, arguments.k, EXACT if target == "exact" else Recall(float(target))
-                    ),
-                    "build_s": build_s,
-                    "index_bytes": index.nbytes,
-                    "peak_bytes": peak,
-                    **environment(),
-                }
-                print({name: round(v, 4) if isinstance(v, float) else v for name, v in record.items()}, flush=True)
-                with open(arguments.json, "a") as file:
-                    file.write(json.dumps(record) + "\n")
+                effort = EXACT if target == "exact" else Recall(float(target))
+                record(
+                    arguments.json,
+                    {
+                        "contestant": "winnow",
+                        "dataset": arguments.data.name,
+                        "queries": kind,
+                        "k": arguments.k,
+                        "target": target,
+                        "impacts": arguments.impacts,
+                        **measure(index, queries, arguments.data, kind, arguments.k, effort),
+                        "build_s": build_s,
+                        "index_bytes": index.nbytes,
+                        "peak_anonymous_bytes": memory.peak_bytes,
+                        **environment(),
+                    },
+                )
 
 
 def compile_everything(rows: SparseRows, options: InvertedIndexOptions) -> None:
@@ -165,28 +133,18 @@ def compile_everything(rows: SparseRows, options: InvertedIndexOptions) -> None:
     few.calibrate([SparseQuery(np.arange(5_000, 5_040, dtype=np.int32), np.ones(40, np.float32))])
 
 
-def truth_of(folder: Path, kind: str) -> dict[str, np.ndarray]:
-    files = {name: folder / f"gt_{kind}_{name}.npy" for name in ("ids", "scores")}
-    return {name: np.load(file) for name, file in files.items() if file.exists()}
-
-
 def measure(
-    index: InvertedIndex,
-    queries: list[SparseQuery],
-    truth: dict[str, np.ndarray],
-    k: int,
-    effort: Effort,
+    index: InvertedIndex, queries: list[SparseQuery], data: Path, kind: str, k: int, effort: Effort
 ) -> dict[str, Any]:
     """Latency, throughput and, where the exact answer is known, recall."""
     latency, answers = timed(lambda query: index.search(query.terms, query.weights, k, effort), queries)
     one = queries_a_second(index, queries, k, effort, 1)
     two = queries_a_second(index, queries, k, effort, 2)
     found: dict[str, Any] = {**latency, "qps_1t": one, "qps_2t": two}
-    if "ids" in truth:
-        shares = [len(np.intersect1d(docs, ids[:k])) / k for (_, docs), ids in zip(answers, truth["ids"], strict=False)]
-        found["recall"] = float(np.mean(shares))
-    if "scores" in truth:
-        same = [np.array_equal(got, scores[:k]) for (got, _), scores in zip(answers, truth["scores"], strict=False)]
+    found |= recall(data, kind, [docs for _, docs in answers], k)
+    exact = data / f"gt_{kind}_scores.npy"
+    if exact.exists():
+        same = [np.array_equal(got, row[:k]) for (got, _), row in zip(answers, np.load(exact), strict=False)]
         found["bit_identical"] = float(np.mean(same))
     return found
 

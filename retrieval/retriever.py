@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from index.documents import Document, DocumentStore
+from index.effort import EXACT, Effort
 from index.errors import CorpusError, WinnowError
 from index.inverted import InvertedIndex, InvertedIndexOptions
 from index.storage import Generation, Verify, commit, is_index, open_array, read_current, save_array
@@ -138,18 +139,26 @@ class Retriever:
         )
         return self
 
-    def search(self, query: str, k: int = 10, *, stored: bool = True) -> list[Hit]:
+    def search(self, query: str, k: int = 10, *, effort: Effort = EXACT, stored: bool = True) -> list[Hit]:
         """The best k documents, best first; fewer where fewer share a term with the query.
 
-        Equal scores rank in the order documents were added. `stored=False` leaves title, text and fields out.
+        Equal scores rank in the order documents were added. `effort` asks for less than the exact answer (`index.effort`);
+        `stored=False` leaves title, text and fields out.
         Raises WinnowError without documents, for k below 1, and for a query that is not a string.
         """
         collection, documents = self._searchable()
-        scores, docs = collection.inverted.search(*collection.encoder.encode_query(checked_text("the query", query)), k)
+        terms, weights = collection.encoder.encode_query(checked_text("the query", query))
+        scores, docs = collection.inverted.search(terms, weights, k, effort)
         return list(as_hits(documents, scores, docs, stored))
 
     def search_batch(
-        self, queries: Iterable[str], k: int = 10, *, threads: int | None = None, stored: bool = True
+        self,
+        queries: Iterable[str],
+        k: int = 10,
+        *,
+        threads: int | None = None,
+        effort: Effort = EXACT,
+        stored: bool = True,
     ) -> list[list[Hit]]:
         """`search` for each query, in order; the hits do not depend on the number of threads (all cores unless told)."""
         collection, documents = self._searchable()
@@ -157,7 +166,7 @@ class Retriever:
             raise WinnowError(f"queries is {type(queries).__name__} {queries!r:.60}; it must be a list of strings.")
         encoded = [collection.encoder.encode_query(checked_text("the query", query)) for query in queries]
         threads = (os.cpu_count() or 1) if threads is None else threads
-        answers = collection.inverted.search_batch(encoded, k, threads)
+        answers = collection.inverted.search_batch(encoded, k, threads, effort)
         return [list(as_hits(documents, scores, docs, stored)) for scores, docs in answers]
 
     def explain(self, query: str, doc_id: str) -> Explanation:

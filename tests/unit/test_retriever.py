@@ -259,3 +259,17 @@ def test_every_file_of_a_saved_retriever_is_checked(retriever, tmp_path):
             Retriever.from_pretrained(tmp_path / "i", verify="full")
         file.write_bytes(whole)
     assert Retriever.from_pretrained(tmp_path / "i", verify="full").search("water") == retriever.search("water")
+
+
+def test_effort_reaches_the_index():
+    from index.effort import Budget
+
+    texts = ["tea"] * 100 + ["tea tea tea"] * 30
+    retriever = Retriever.from_pretrained("bm25", impacts="f32").index(
+        [{"_id": str(i), "text": text} for i, text in enumerate(texts)], progress=False
+    )
+    best = [str(i) for i in range(100, 130)]
+    rushed = Budget(postings=40, candidates=200)  # only the heaviest tier of the one list
+    assert [hit.doc_id for hit in retriever.search("tea", k=200, effort=rushed)] == best
+    assert [hit.doc_id for hit in retriever.search_batch(["tea"], k=200, effort=rushed)[0]] == best
+    assert len(retriever.search("tea", k=200)) == 130
