@@ -51,7 +51,8 @@ def main() -> None:
         if not Path(command[0]).exists():
             print(f"{command[0]} is missing: {Path(command[1]).stem} is left out.")
             continue
-        subprocess.run(list(map(str, command)), check=True)
+        if subprocess.run(list(map(str, command))).returncode:
+            print(f"{Path(command[1]).stem} failed: its lines are missing or incomplete.")
     print(as_table([json.loads(line) for line in arguments.json.read_text().splitlines()]))
 
 

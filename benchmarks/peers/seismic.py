@@ -12,7 +12,7 @@ import numpy as np
 sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent.resolve()]
 seismic = importlib.import_module("seismic")
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from protocol import load_documents, queries_of, recall, record, timed
+from protocol import load_documents, queries_of, recall, record, timed  # noqa: E402
 
 data, out, k = Path(sys.argv[1]), Path(sys.argv[2]), 10
 DIALS = {
@@ -44,7 +44,7 @@ with tempfile.TemporaryDirectory(dir=out.parent) as folder:
     index.save(f"{folder}/seismic")
     size = sum(file.stat().st_size for file in Path(folder).glob("seismic*"))
 for kind, dials in DIALS.items():
-    queries = [(terms.astype(np.uint16), weights) for terms, weights in queries_of(data, kind)]
+    queries = [(terms, weights) for terms, weights in queries_of(data, kind)]
     for query_cut, heap_factor in dials:
         latency, answers = timed(lambda q, c=query_cut, h=heap_factor: index.search(*q, k, c, h, 0, True), queries)
         record(
