@@ -36,12 +36,12 @@ def search(tiers, forward, terms, weights, allowed, k, left_out, max_postings, c
     num_docs, num_terms = forward.starts.shape[0] - 1, forward.steps.shape[0]
     num_windows = forward.high_starts.shape[0] - 1
     upper, _, _ = choose(terms, weights, tiers, left_out, max_postings, work.keep)
-    contributions(terms, weights, tiers, upper, False, work.table)
+    contributions(terms, weights, tiers, work.keep, upper, False, work.table)
     accumulators = work.accumulators[: size_of_window(num_docs)]
     lowest, above, stored = 0, 0, 0  # bin that still counts, candidates in it and above, candidates stored
     for window in range(num_windows):
         if window % GROUP == 0:
-            load_cells(tiers, terms, num_terms, num_windows, window // GROUP, work.cells)
+            load_cells(tiers, terms, num_terms, num_windows, window // GROUP, work)
         first_doc = window * WINDOW
         threshold = max((lowest << BIN_BITS) - 1, 0)
         noted, read = add_window(tiers, terms, window, work, threshold)

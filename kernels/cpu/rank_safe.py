@@ -57,7 +57,7 @@ def search_windows(tiers, forward, terms, weights, allowed, left_out, best_score
     num_docs, num_terms = forward.starts.shape[0] - 1, forward.steps.shape[0]
     num_windows = forward.high_starts.shape[0] - 1
     upper, left, _ = choose(terms, weights, tiers, left_out, NO_LIMIT, work.keep)
-    unit = contributions(terms, weights, tiers, upper, True, work.table)
+    unit = contributions(terms, weights, tiers, work.keep, upper, True, work.table)
     # a float32 sum may lie this much above the sum of the numbers: relative, and absolute where numbers are denormal
     margin = 1.0 - (terms.shape[0] + 4) * 2.0**-23
     bound = left + terms.shape[0] * 2.0**-147
@@ -66,7 +66,7 @@ def search_windows(tiers, forward, terms, weights, allowed, left_out, best_score
     threshold = 0
     for window in range(num_windows):
         if window % GROUP == 0:
-            load_cells(tiers, terms, num_terms, num_windows, window // GROUP, work.cells)
+            load_cells(tiers, terms, num_terms, num_windows, window // GROUP, work)
         first_doc = window * WINDOW
         noted, read = add_window(tiers, terms, window, work, threshold)
         work.counters[0] += read

@@ -66,15 +66,16 @@ def choose(terms, weights, tiers, left_out, max_postings, keep):
 
 
 @compiled
-def contributions(terms, weights, tiers, upper, safe, table):
-    """Fill table[(i * TIERS + tier) * CODES + code], uint16, with what a posting adds; returns the unit, float64.
+def contributions(terms, weights, tiers, keep, upper, safe, table):
+    """Fill table[(i * TIERS + tier) * CODES + code], uint16, with what a posting of a tier kept adds;
+    returns the unit, float64.
 
     safe  the number is at least impact * weight / unit; otherwise it is the nearest to the middle of the code's impacts
     """
     count = terms.shape[0]
     unit = max(upper / (FULL - 2.0 * count - 16.0), 1e-300)
     for i in range(count):
-        for tier in range(TIERS):
+        for tier in range(keep[i]):
             edge = np.int64(terms[i]) * (TIERS + 1) + tier
             low, high = np.float64(tiers.edges[edge + 1]), np.float64(tiers.edges[edge])
             first = (i * TIERS + tier) * CODES

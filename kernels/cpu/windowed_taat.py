@@ -37,12 +37,14 @@ class Workspace(NamedTuple):
 
 
 @compiled
-def load_cells(tiers, terms, num_terms, num_windows, group, cells):
-    """Copy where a group's cells start, so that no later branch waits for memory."""
+def load_cells(tiers, terms, num_terms, num_windows, group, work):
+    """Copy where a group's cells start of each term that is read, so that no later branch waits for memory."""
     width = windows_in_group(group, num_windows) * TIERS + 1
     for i in range(terms.shape[0]):
-        cell = first_cell(np.int64(terms[i]), group * GROUP, num_terms, num_windows)
-        cells[i * (GROUP * TIERS + 1) : i * (GROUP * TIERS + 1) + width] = tiers.starts[cell : cell + width]
+        if work.keep[i] > 0:
+            cell = first_cell(np.int64(terms[i]), group * GROUP, num_terms, num_windows)
+            first = i * (GROUP * TIERS + 1)
+            work.cells[first : first + width] = tiers.starts[cell : cell + width]
 
 
 @compiled
@@ -86,9 +88,10 @@ def touch_lists(tiers, num_query_terms, window, work):
     sink = np.int64(0)
     last = tiers.docs.shape[0] - 1
     for i in range(num_query_terms):
-        first = max(work.cells[i * (GROUP * TIERS + 1) + (window % GROUP) * TIERS], 0)
-        sink += tiers.docs[min(first, last)] + tiers.codes[min(first, last) >> 1]
-        sink += tiers.docs[min(first + 32, last)]
+        if work.keep[i] > 0:
+            first = max(work.cells[i * (GROUP * TIERS + 1) + (window % GROUP) * TIERS], 0)
+            sink += tiers.docs[min(first, last)] + tiers.codes[min(first, last) >> 1]
+            sink += tiers.docs[min(first + 32, last)]
     return sink
 
 
