@@ -1,9 +1,10 @@
 """Every answer of the index equals the plain-Python definition: ids, float32 scores and the order of ties, bit for bit.
 
-Seen to fail on these planted bugs: `>=` for `>` against the threshold in windowed_taat.search; `doc_a < doc_b` in
-top_k.is_worse; windows counted one too few; a window not cleared; the last document of a window or the last posting of
-a list left out; 254 levels; rounding down instead of half up; a level of 0; terms scored in the query's order; the
-weight multiplied by the step before the impact; ties left unsorted.
+Seen to fail on these planted bugs: a threshold of partial scores one too high; the bound of what is left unread forgotten,
+or halved; a threshold below that bound taken for safe; tiers whose ends are too low; `doc_a < doc_b` in top_k.is_worse; the
+last window left out; the last entry of a forward row left out; a code that shares its byte with another list left out; the
+filter forgotten when documents are scored; rounding down instead of half up. Ties between a code's upper end and an impact
+differ by one rounding of float64, which the margin in rank_safe covers: no test tells `code_of` without its last step.
 """
 
 import itertools
@@ -215,3 +216,20 @@ def test_scores_beyond_float32_tie_by_document():
     index = InvertedIndex.build(sparse_rows(documents), InvertedIndexOptions(1, "f32"))
     with np.errstate(over="ignore"):
         assert as_pairs(index.search(np.array([0]), np.array([3.0]), 3)) == [(np.inf, 1), (np.inf, 2), (np.inf, 3)]
+
+
+def test_scores_closer_than_an_accumulator_can_tell_apart():
+    documents = [{0: 2.0}] * 300 + [{1: 2.00002}] * 300
+    index = InvertedIndex.build(sparse_rows(documents), InvertedIndexOptions(2, "f32"))
+    answer = index.search(np.array([0, 1]), np.array([1.0, 1.0]), 10)
+    assert as_pairs(answer) == brute_force(stored_impacts(documents, "f32"), {0: 1.0, 1: 1.0}, 10)
+
+
+def test_what_is_left_unread_can_still_decide():
+    """The light terms are too light to be read; without their bound the one document that has them all would be lost."""
+    light = dict.fromkeys(range(1, 6), 0.05)
+    documents = [{0: 10.0}] * 500 + [{0: 9.99, **light}] + [{1 + n % 5: 0.05} for n in range(4_000)]
+    index = InvertedIndex.build(sparse_rows(documents), InvertedIndexOptions(6, "f32"))
+    answer = index.search(np.arange(6), np.ones(6), 2)
+    assert as_pairs(answer) == brute_force(stored_impacts(documents, "f32"), dict.fromkeys(range(6), 1.0), 2)
+    assert answer[1].tolist() == [500, 0]
