@@ -452,7 +452,7 @@ class InvertedIndex:
         return work
 
     def _calibrate(self, queries: Sequence[SparseQuery], rows: SparseRows | None, threads: int) -> None:
-        """Set `calibration` and `speed`; recall is against `rows`, the weights before they were quantised, if given."""
+        """Set `calibration`; recall is against `rows`, the weights before they were quantised, if given."""
         checked = [self._query(query.terms, query.weights) for query in queries]
         checked = [query for query in checked if 0 < len(query.terms) <= MOST_TERMS]
         k = min(CALIBRATED_K, self.num_docs)
@@ -475,6 +475,7 @@ class InvertedIndex:
         """What a query costs on this machine now, on queries sampled from the first documents; measured once."""
         if self._speed is None:
             queries = sample_queries(next(self.vectors()))[::4]
+            queries = queries or [SparseQuery(np.zeros(1, np.int32), np.ones(1, np.float32))]  # no document has a term
             points = []
             for effort in (Budget(postings=1), Budget(postings=NO_LIMIT)):
                 self.search_batch(queries, 1, 1, effort)  # once to warm up

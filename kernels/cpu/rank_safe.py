@@ -74,7 +74,7 @@ def search_windows(tiers, forward, terms, weights, allowed, left_out, best_score
             if allowed.shape[0] > 0:
                 drop_forbidden(accumulators, allowed, first_doc)
             noted = note_best(accumulators, wanted, work)
-            score_noted(forward, terms, allowed, first_doc, noted, 0, bound, unit, margin, best_scores, best_docs, work)
+            score_noted(forward, allowed, first_doc, noted, 0, bound, unit, margin, best_scores, best_docs, work)
             threshold = certain_threshold(best_scores[0], bound, unit, margin)
             if threshold < 0 and left > 0:
                 accumulators[:] = 0
@@ -84,7 +84,7 @@ def search_windows(tiers, forward, terms, weights, allowed, left_out, best_score
         elif noted >= work.noted.shape[0]:
             noted = scan(accumulators, threshold, work.noted)
         threshold = score_noted(
-            forward, terms, allowed, first_doc, noted, threshold, bound, unit, margin, best_scores, best_docs, work
+            forward, allowed, first_doc, noted, threshold, bound, unit, margin, best_scores, best_docs, work
         )
         accumulators[:] = 0
     return True
@@ -119,9 +119,7 @@ def note_best(accumulators, wanted, work):
 
 
 @compiled
-def score_noted(
-    forward, terms, allowed, first_doc, noted, threshold, bound, unit, margin, best_scores, best_docs, work
-):
+def score_noted(forward, allowed, first_doc, noted, threshold, bound, unit, margin, best_scores, best_docs, work):
     """Score the documents noted in a window that can still enter, once each; returns the threshold, raised."""
     num_docs = forward.starts.shape[0] - 1
     position = 0

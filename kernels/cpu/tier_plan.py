@@ -79,11 +79,10 @@ def contributions(terms, weights, tiers, keep, upper, safe, table):
             edge = np.int64(terms[i]) * (TIERS + 1) + tier
             low, high = np.float64(tiers.edges[edge + 1]), np.float64(tiers.edges[edge])
             first = (i * TIERS + tier) * CODES
-            lift = 1.0 if safe else 0.5
             start, step = weights[i] * low / unit, weights[i] * (high - low) / unit / CODES
             for code in range(CODES):
                 if safe:
                     table[first + code] = np.uint16(np.int32(weights[i] * upper_end(low, high, code) / unit + 1.0))
                 else:
-                    table[first + code] = np.uint16(np.int32(start + (code + lift) * step + 0.5))
+                    table[first + code] = np.uint16(np.int32(start + (code + 0.5) * step + 0.5))
     return unit

@@ -21,15 +21,19 @@ def offer(scores, docs, score, doc):
 
     scores: float32 [k], docs: int32 [k]; at first 0 and EMPTY.
     """
-    if not is_worse(scores[0], docs[0], score, doc):
-        return
-    k = scores.shape[0]
+    if is_worse(scores[0], docs[0], score, doc):
+        sift_down(scores, docs, scores.shape[0], score, doc)
+
+
+@compiled
+def sift_down(scores, docs, size, score, doc):
+    """Put (score, doc) in place of the root of the heap's first `size` entries and restore their order, in place."""
     slot = 0
     while True:
         child = 2 * slot + 1
-        if child >= k:
+        if child >= size:
             break
-        if child + 1 < k and is_worse(scores[child + 1], docs[child + 1], scores[child], docs[child]):
+        if child + 1 < size and is_worse(scores[child + 1], docs[child + 1], scores[child], docs[child]):
             child += 1
         if not is_worse(scores[child], docs[child], score, doc):
             break
@@ -44,15 +48,4 @@ def sort_best_first(scores, docs):
     for last in range(scores.shape[0] - 1, 0, -1):
         score, doc = scores[last], docs[last]
         scores[last], docs[last] = scores[0], docs[0]
-        slot = 0
-        while True:
-            child = 2 * slot + 1
-            if child >= last:
-                break
-            if child + 1 < last and is_worse(scores[child + 1], docs[child + 1], scores[child], docs[child]):
-                child += 1
-            if not is_worse(scores[child], docs[child], score, doc):
-                break
-            scores[slot], docs[slot] = scores[child], docs[child]
-            slot = child
-        scores[slot], docs[slot] = score, doc
+        sift_down(scores, docs, last, score, doc)

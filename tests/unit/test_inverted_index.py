@@ -109,6 +109,7 @@ def test_bad_query_is_named(index, terms, weights, message):
     [
         ([0, 1], [7], [1.0], "term 7 is outside the vocabulary of 3 terms"),
         ([0, 1], [-2], [1.0], "term -2 is outside"),
+        ([0, 1], [2**32 + 1], [1.0], "term 4294967297 is outside"),
         ([0, 1], [1], [np.nan], "weight nan of term 1"),
         ([0, 1], [1], [-np.inf], "weight -inf of term 1"),
         ([0, 1], [1], [-0.5], "weight -0.5 of term 1"),
@@ -245,6 +246,11 @@ def test_more_microseconds_read_more_postings():
     assert len(rushed) == 10
     assert rushed[-1] <= exact[-1]
     assert as_pairs(index.search(*query, 10, Budget(microseconds=1e9, candidates=200))) == exact
+
+
+def test_a_budget_of_time_on_documents_without_terms_finds_nothing():
+    index = InvertedIndex.build(sparse_rows([{}, {}]), InvertedIndexOptions(3))
+    assert search(index, tea=1, effort=Budget(microseconds=50)) == []
 
 
 def test_calibration_reports_what_each_setting_reaches_and_is_kept(tmp_path):
