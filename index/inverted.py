@@ -25,9 +25,9 @@ from index.errors import InvalidVectorsError, WinnowError
 from index.storage import Verify, commit, open_array, read_current, read_only, save_array
 from index.vectors import SparseQuery, checked_query, checked_shape
 from kernels.cpu import anytime, forward_rows, query_batch, rank_safe
-from kernels.cpu.forward_rows import WINDOW, ForwardRows, count_buckets
+from kernels.cpu.forward_rows import SIEVE, WINDOW, ForwardRows, count_buckets
 from kernels.cpu.impact_tiers import CODES, GROUP, TIERS, ImpactTiers, first_cell
-from kernels.cpu.score_documents import TOUCH_AHEAD, is_plain_query, score_documents
+from kernels.cpu.score_documents import AHEAD, is_plain_query, score_documents
 from kernels.cpu.sparse import SparseRows
 from kernels.cpu.windowed_taat import NUM_BINS, Workspace
 
@@ -435,18 +435,20 @@ class InvertedIndex:
             vocabulary = 1 << (max(self.options.num_terms, 2) - 1).bit_length()
             work = Workspace(
                 accumulators=np.zeros(WINDOW, np.uint16),
-                noted=np.empty(WINDOW + 1, np.int32),
+                narrow=np.zeros(WINDOW, np.uint8),
+                noted=np.empty(WINDOW + 2, np.int32),
                 bins=np.zeros(NUM_BINS, np.int32),
                 query_weights=np.zeros(vocabulary, np.float32),
-                in_query=np.zeros(vocabulary, np.uint8),
+                sieve=np.zeros(SIEVE, np.uint8),
                 keep=np.zeros(terms, np.int64),
                 table=np.zeros(terms * TIERS * CODES, np.uint16),
                 cells=np.zeros(terms * (GROUP * TIERS + 1), np.int64),
                 matches=np.empty(self.options.num_terms + 2, np.uint64),
-                scores=np.empty(TOUCH_AHEAD, np.float32),
-                docs=np.empty(max(4 * k, 8192), np.int32),
-                partials=np.empty(max(4 * k, 8192), np.uint16),
-                counters=np.zeros(4, np.int64),
+                batch=np.empty(AHEAD, np.int32),
+                scores=np.empty(AHEAD, np.float32),
+                docs=np.empty(max(4 * k, WINDOW), np.int32),
+                partials=np.empty(max(4 * k, WINDOW), np.uint16),
+                counters=np.zeros(3, np.int64),
             )
             self._workspaces.arrays = work
         return work

@@ -13,14 +13,20 @@ from kernels.cpu.impact_tiers import GROUP
 from kernels.cpu.score_documents import score_documents
 from kernels.cpu.tier_plan import choose, contributions
 from kernels.cpu.windowed_taat import (
-    BIN_BITS,
+    FULL,
+    FULL_NARROW,
     add_window,
+    bin_bits,
     drop_forbidden,
     load_cells,
+    prefetch_cells,
     scan,
     seed_bin,
     size_of_window,
 )
+
+
+NARROW_TERMS = 64  # of a query, up to which 8 bits are fine enough to choose candidates: half the memory to add in and clear
 
 
 @compiled
@@ -33,48 +39,61 @@ def search(tiers, forward, terms, weights, allowed, k, left_out, max_postings, c
 
     A slot that no document fills holds (0, EMPTY).
     """
+    prefetch_cells(tiers, terms, forward.steps.shape[0], forward.high_starts.shape[0] - 1, 0)
+    upper, _, _ = choose(terms, weights, tiers, left_out, max_postings, work.keep)
+    if terms.shape[0] <= NARROW_TERMS:
+        contributions(terms, weights, tiers, work.keep, upper, FULL_NARROW, False, work.table)
+        stored = choose_candidates(tiers, forward, terms, allowed, candidates, work.narrow, work)
+    else:
+        contributions(terms, weights, tiers, work.keep, upper, FULL, False, work.table)
+        stored = choose_candidates(tiers, forward, terms, allowed, candidates, work.accumulators, work)
+    return score_documents(forward, terms, weights, work.docs[:stored], k, work)
+
+
+@compiled
+def choose_candidates(tiers, forward, terms, allowed, candidates, accumulators, work):
+    """Write about `candidates` documents with the largest partial scores into work.docs; returns how many."""
     num_docs, num_terms = forward.starts.shape[0] - 1, forward.steps.shape[0]
     num_windows = forward.high_starts.shape[0] - 1
-    upper, _, _ = choose(terms, weights, tiers, left_out, max_postings, work.keep)
-    contributions(terms, weights, tiers, work.keep, upper, False, work.table)
-    accumulators = work.accumulators[: size_of_window(num_docs)]
+    accumulators = accumulators[: size_of_window(num_docs)]
+    shift = bin_bits(accumulators)
     lowest, above, stored = 0, 0, 0  # bin that still counts, candidates in it and above, candidates stored
     for window in range(num_windows):
         if window % GROUP == 0:
             load_cells(tiers, terms, num_terms, num_windows, window // GROUP, work)
         first_doc = window * WINDOW
-        threshold = max((lowest << BIN_BITS) - 1, 0)
-        noted, read = add_window(tiers, terms, window, work, threshold)
+        threshold = max((lowest << shift) - 1, 0)
+        noted, read = add_window(tiers, terms, window, accumulators, work, threshold)
         work.counters[0] += read
         if threshold == 0:
             if allowed.shape[0] > 0:
                 drop_forbidden(accumulators, allowed, first_doc)
             lowest = max(lowest, seed_bin(accumulators, candidates))
-            threshold = max((lowest << BIN_BITS) - 1, 0)
+            threshold = max((lowest << shift) - 1, 0)
             noted = scan(accumulators, threshold, work.noted)
-        elif noted >= work.noted.shape[0]:
+        elif noted > WINDOW:
             noted = scan(accumulators, threshold, work.noted)
         lowest, above, stored = collect(
             accumulators, allowed, first_doc, num_docs, noted, candidates, lowest, above, stored, work
         )
         accumulators[:] = 0
     work.bins[:] = 0
-    stored = compact(work, stored, lowest)
-    return score_documents(forward, terms, weights, work.docs[:stored], k, work)
+    return compact(work, stored, lowest, shift)
 
 
 @compiled
 def collect(accumulators, allowed, first_doc, num_docs, noted, candidates, lowest, above, stored, work):
     """Store the noted documents that count; the bins raise `lowest` so that about `candidates` stay."""
+    shift = bin_bits(accumulators)
     for i in range(noted):
         local = work.noted[i]
         partial = accumulators[local]
-        b = np.int64(partial >> BIN_BITS)
+        b = np.int64(partial) >> shift
         doc = first_doc + local
         if partial == 0 or b < lowest or doc >= num_docs or (allowed.shape[0] > 0 and not allowed[doc]):
             continue
         if stored == work.docs.shape[0]:
-            stored = compact(work, stored, lowest)
+            stored = compact(work, stored, lowest, shift)
             if stored == work.docs.shape[0]:
                 break  # so many equal partial scores that a choice among them is arbitrary: the earlier documents
         accumulators[local] = 0  # noted twice, it counts once
@@ -89,11 +108,11 @@ def collect(accumulators, allowed, first_doc, num_docs, noted, candidates, lowes
 
 
 @compiled
-def compact(work, stored, lowest):
+def compact(work, stored, lowest, shift):
     """Forget the candidates below the bin; returns how many stay."""
     kept = 0
     for i in range(stored):
-        if work.partials[i] >> BIN_BITS >= lowest:
+        if work.partials[i] >> shift >= lowest:
             work.docs[kept], work.partials[kept] = work.docs[i], work.partials[i]
             kept += 1
     return kept

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.cpu.bits import trailing_zeros
+from kernels.cpu.bits import prefetch, trailing_zeros
 from kernels.cpu.compiled import compiled
 
+SIEVE = 4_096  # low bits of a term that tell whether it may be in the query
+LONGEST_PREFETCHED = 512  # entries
 WINDOW = 65_536  # documents; 2**16, so that the number of a document within its window is a uint16
 
 
@@ -75,39 +77,42 @@ def first_bit(forward, doc, buckets):
 
 
 @compiled
-def touch(forward, docs, count, buckets):
-    """Load the memory of `count` rows, so that their cache misses overlap; the returned sum keeps the loads alive.
-
-    No branch depends on what is loaded: row pointers first, then a fixed number of lines a row.
-    """
-    sink = np.int64(0)
-    if forward.low.shape[0] == 0:
-        return sink
-    last_entry, last_word = forward.low.shape[0] - 1, forward.high.shape[0] - 1
-    entries_a_line = 64 // forward.levels.itemsize
-    for i in range(count):
-        sink += forward.starts[docs[i]]
-    for i in range(count):
-        first = max(forward.starts[docs[i]], 0)  # a damaged file may hold any number
-        sink += np.int64(forward.high[min(max(first_bit(forward, docs[i], buckets) >> 6, 0), last_word)])
-        for line in range(2 * forward.low.itemsize):
-            sink += forward.low[min(first + 64 // forward.low.itemsize * line, last_entry)]
-        for line in range(2 * forward.levels.itemsize):
-            sink += np.int64(forward.levels[min(first + entries_a_line * line, last_entry)])
-    return sink
+def prefetch_starts(forward, docs):
+    """Ask for where some rows start: before `prefetch_rows`, which has to know it."""
+    for i in range(docs.shape[0]):
+        prefetch(forward.starts, np.int64(docs[i]))
 
 
 @compiled
-def score(forward, docs, buckets, query_weights, in_query, matches, scores):
+def prefetch_rows(forward, docs, buckets):
+    """Ask for the memory of some rows, so that their cache misses overlap with other work.
+
+    A damaged file may name any place, which asking does not harm.
+    """
+    starts, low, high, _, levels, _ = forward
+    for i in range(docs.shape[0]):
+        first = starts[docs[i]]
+        length = min(starts[docs[i] + 1] - first, LONGEST_PREFETCHED)
+        prefetch(high, first_bit(forward, np.int64(docs[i]), buckets) >> 6)
+        for line in range(length * low.itemsize // 64 + 2):
+            prefetch(low, first + line * (64 // low.itemsize))
+        for line in range(length * levels.itemsize // 64 + 2):
+            prefetch(levels, first + line * (64 // levels.itemsize))
+
+
+@compiled
+def score(forward, docs, buckets, query_weights, sieve, matches, scores):
     """Write the float32 score of each of `docs`: weight * impact summed in ascending term order (docs/format.md).
 
-    query_weights  float32, the weight of each term; its length is a power of two and covers every bucket
-    in_query       uint8, beside it: 1 for each term of the query
-    matches        uint64, scratch for the entries whose term is in the query, longer than any row
+    query_weights  float32, the weight of each term, 0 outside the query; its length is a power of two, covers every bucket
+    sieve          uint8 [SIEVE]: 1 at term % SIEVE for each term of the query; it stays in the nearest cache
+    matches        uint64, scratch for the entries that pass the sieve, longer than any row
+
+    An entry that passes though its term is not in the query adds 0, which changes no sum.
     """
     starts, low, high, _, levels, steps = forward
     low_bits = np.uint32(8 * low.itemsize)
-    last_term, last_step = np.uint32(in_query.shape[0] - 1), np.uint32(steps.shape[0] - 1)
+    last_term, last_step = np.uint32(query_weights.shape[0] - 1), np.uint32(steps.shape[0] - 1)
     num_words = np.uint64(high.shape[0])
     for i in range(docs.shape[0]):
         scores[i] = 0
@@ -115,18 +120,17 @@ def score(forward, docs, buckets, query_weights, in_query, matches, scores):
         bit = first_bit(forward, np.int64(docs[i]), buckets)
         if first < 0 or count < 0 or count >= matches.shape[0] or first + count > low.shape[0] or bit < 0:
             continue  # a damaged file: no array may be left because of what it holds
-        row_low, row_levels = low[first : first + count], levels[first : first + count]
         word_number, word_mask = np.uint64(bit >> 6), ~np.uint64(0) << np.uint64(bit & 63)
         position = -(bit & 63)  # of the word's first bit in the row's code; less the entry's number, its bucket
-        entry, found, past_last = np.uint32(0), np.uint32(0), np.uint32(count)
+        row, entry, found, past_last = np.uint64(first), np.uint32(0), np.uint32(0), np.uint32(count)
         while entry < past_last and word_number < num_words:
             word = high[word_number] & word_mask
             first_bucket = np.uint32(position) - entry
             while word != 0 and entry < past_last:
                 bucket = np.uint32(first_bucket + np.uint32(trailing_zeros(word)))
-                term = np.uint32(((bucket << low_bits) + row_low[entry]) & last_term)
+                term = np.uint32((bucket << low_bits) + low[row + entry])
                 matches[found] = (np.uint64(term) << np.uint64(32)) | np.uint64(entry)
-                found = np.uint32(found + in_query[term])
+                found = np.uint32(found + sieve[term & np.uint32(SIEVE - 1)])
                 word &= word - np.uint64(1)
                 entry = np.uint32(entry + np.uint32(1))
                 first_bucket = np.uint32(first_bucket - np.uint32(1))
@@ -134,7 +138,8 @@ def score(forward, docs, buckets, query_weights, in_query, matches, scores):
         total = np.float32(0)
         for match in range(found):
             term, entry = np.uint32(matches[match] >> np.uint64(32)), np.uint32(matches[match])
-            total += query_weights[term] * (steps[min(term, last_step)] * np.float32(row_levels[entry]))
+            weight = query_weights[term & last_term]
+            total += weight * (steps[min(term, last_step)] * np.float32(levels[row + entry]))
         scores[i] = total
 
 

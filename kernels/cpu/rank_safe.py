@@ -9,18 +9,19 @@ seen could enter, and the query is read in full.
 import numpy as np
 
 from kernels.cpu.compiled import compiled
-from kernels.cpu.forward_rows import WINDOW
+from kernels.cpu.forward_rows import WINDOW, count_buckets, prefetch_rows, prefetch_starts
 from kernels.cpu.impact_tiers import GROUP
-from kernels.cpu.score_documents import TOUCH_AHEAD, clear_query, score_batch, set_query
+from kernels.cpu.score_documents import AHEAD, clear_query, score_batch, set_query
 from kernels.cpu.tier_plan import choose, contributions
 from kernels.cpu.top_k import EMPTY, sort_best_first
 from kernels.cpu.windowed_taat import (
-    BIN_BITS,
     FULL,
     add_window,
+    bin_bits,
     bin_reached,
     drop_forbidden,
     load_cells,
+    prefetch_cells,
     scan,
     seed_bin,
     size_of_window,
@@ -53,40 +54,48 @@ def search(tiers, forward, terms, weights, allowed, k, work):
 
 @compiled
 def search_windows(tiers, forward, terms, weights, allowed, left_out, best_scores, best_docs, work):
-    """Fill the heap; False if more was left out than the threshold bears out."""
+    """Fill the heap; False if more was left out than the threshold bears out.
+
+    The rows of the documents noted in a window are scored only after the next one was added: their memory was asked for and
+    is there by then.
+    """
     num_docs, num_terms = forward.starts.shape[0] - 1, forward.steps.shape[0]
-    num_windows = forward.high_starts.shape[0] - 1
+    num_windows, buckets = forward.high_starts.shape[0] - 1, count_buckets(num_terms, 8 * forward.low.itemsize)
+    prefetch_cells(tiers, terms, num_terms, num_windows, 0)
     upper, left, _ = choose(terms, weights, tiers, left_out, NO_LIMIT, work.keep)
-    unit = contributions(terms, weights, tiers, work.keep, upper, True, work.table)
+    unit = contributions(terms, weights, tiers, work.keep, upper, FULL, True, work.table)
     # a float32 sum may lie this much above the sum of the numbers: relative, and absolute where numbers are denormal
     margin = 1.0 - (terms.shape[0] + 4) * 2.0**-23
     bound = left + terms.shape[0] * 2.0**-147
     accumulators = work.accumulators[: size_of_window(num_docs)]
     wanted = best_scores.shape[0] + SEED_SCORED
-    threshold = 0
+    threshold, pending = 0, 0  # documents noted in the window before
     for window in range(num_windows):
         if window % GROUP == 0:
             load_cells(tiers, terms, num_terms, num_windows, window // GROUP, work)
         first_doc = window * WINDOW
-        noted, read = add_window(tiers, terms, window, work, threshold)
+        noted, read = add_window(tiers, terms, window, accumulators, work, threshold)
         work.counters[0] += read
+        threshold = score_pending(forward, pending, threshold, bound, unit, margin, best_scores, best_docs, work)
         if threshold == 0:
             if allowed.shape[0] > 0:
                 drop_forbidden(accumulators, allowed, first_doc)
             noted = note_best(accumulators, wanted, work)
-            score_noted(forward, allowed, first_doc, noted, 0, bound, unit, margin, best_scores, best_docs, work)
+            seeds = collect(forward, accumulators, allowed, first_doc, noted, 0, work)
+            prefetch_rows(forward, work.docs[:seeds], buckets)
+            score_pending(forward, seeds, 0, bound, unit, margin, best_scores, best_docs, work)
             threshold = certain_threshold(best_scores[0], bound, unit, margin)
             if threshold < 0 and left > 0:
                 accumulators[:] = 0
                 return False
             threshold = max(threshold, 0)
             noted = scan(accumulators, threshold, work.noted)
-        elif noted >= work.noted.shape[0]:
+        elif noted > WINDOW:
             noted = scan(accumulators, threshold, work.noted)
-        threshold = score_noted(
-            forward, allowed, first_doc, noted, threshold, bound, unit, margin, best_scores, best_docs, work
-        )
+        pending = collect(forward, accumulators, allowed, first_doc, noted, threshold, work)
         accumulators[:] = 0
+        prefetch_rows(forward, work.docs[: min(pending, 4 * AHEAD)], buckets)
+    score_pending(forward, pending, threshold, bound, unit, margin, best_scores, best_docs, work)
     return True
 
 
@@ -102,16 +111,17 @@ def certain_threshold(score_to_reach, bound, unit, margin):
 @compiled
 def note_best(accumulators, wanted, work):
     """Note about `wanted` documents with the largest partial scores, all above 0."""
+    shift = bin_bits(accumulators)
     lowest = seed_bin(accumulators, wanted)
-    noted = scan(accumulators, max((lowest << BIN_BITS) - 1, 0), work.noted)
+    noted = scan(accumulators, max((lowest << shift) - 1, 0), work.noted)
     if noted > 2 * wanted:
         for i in range(noted):
-            work.bins[accumulators[work.noted[i]] >> BIN_BITS] += 1
+            work.bins[accumulators[work.noted[i]] >> shift] += 1
         lowest = bin_reached(work.bins, wanted)
         work.bins[:] = 0
         kept = 0
         for i in range(noted):
-            if accumulators[work.noted[i]] >> BIN_BITS >= lowest and kept < 4 * wanted:
+            if accumulators[work.noted[i]] >> shift >= lowest and kept < 4 * wanted:
                 work.noted[kept] = work.noted[i]
                 kept += 1
         noted = kept
@@ -119,22 +129,34 @@ def note_best(accumulators, wanted, work):
 
 
 @compiled
-def score_noted(forward, allowed, first_doc, noted, threshold, bound, unit, margin, best_scores, best_docs, work):
-    """Score the documents noted in a window that can still enter, once each; returns the threshold, raised."""
+def collect(forward, accumulators, allowed, first_doc, noted, threshold, work):
+    """Store the documents noted in a window that can still enter, once each, and ask where their rows start."""
     num_docs = forward.starts.shape[0] - 1
+    stored = 0
+    for i in range(noted):
+        local = work.noted[i]
+        doc = first_doc + local
+        if accumulators[local] > threshold and doc < num_docs and (allowed.shape[0] == 0 or allowed[doc]):
+            work.docs[stored], work.partials[stored] = doc, accumulators[local]
+            accumulators[local] = 0  # noted twice, it counts once
+            stored += 1
+    prefetch_starts(forward, work.docs[:stored])
+    return stored
+
+
+@compiled
+def score_pending(forward, pending, threshold, bound, unit, margin, best_scores, best_docs, work):
+    """Score the documents collected that can still enter; returns the threshold, raised."""
+    buckets = count_buckets(forward.steps.shape[0], 8 * forward.low.itemsize)
     position = 0
-    while position < noted:
+    while position < pending:
         count = 0
-        while position < noted and count < TOUCH_AHEAD:
-            local = work.noted[position]
+        while position < pending and count < AHEAD:
+            if work.partials[position] > threshold:
+                work.batch[count] = work.docs[position]
+                count += 1
             position += 1
-            doc = first_doc + local
-            if work.accumulators[local] > threshold and doc < num_docs:
-                work.accumulators[local] = 0  # noted twice, it counts once
-                if allowed.shape[0] == 0 or allowed[doc]:
-                    work.docs[count] = doc
-                    count += 1
-        score_batch(forward, work.docs[:count], best_scores, best_docs, work)
+        score_batch(forward, work.batch[:count], buckets, best_scores, best_docs, work)
         if best_scores[0] > 0:
             threshold = max(threshold, certain_threshold(best_scores[0], bound, unit, margin))
     return threshold

@@ -3,10 +3,10 @@
 import numpy as np
 
 from kernels.cpu.compiled import compiled
-from kernels.cpu.forward_rows import count_buckets, score, touch
+from kernels.cpu.forward_rows import SIEVE, count_buckets, prefetch_rows, prefetch_starts, score
 from kernels.cpu.top_k import EMPTY, offer, sort_best_first
 
-TOUCH_AHEAD = 16  # rows whose cache misses overlap
+AHEAD = 16  # rows asked for while as many are scored
 
 
 @compiled
@@ -14,21 +14,24 @@ def score_documents(forward, terms, weights, docs, k, work):
     """The best k of `docs` (int32, each once, any order), best first: (scores float32 [k], docs int32 [k])."""
     best_scores, best_docs = np.zeros(k, np.float32), np.full(k, EMPTY, np.int32)
     set_query(terms, weights, work)
-    for first in range(0, docs.shape[0], TOUCH_AHEAD):
-        score_batch(forward, docs[first : first + TOUCH_AHEAD], best_scores, best_docs, work)
+    buckets = count_buckets(forward.steps.shape[0], 8 * forward.low.itemsize)
+    prefetch_starts(forward, docs[: 2 * AHEAD])
+    prefetch_rows(forward, docs[:AHEAD], buckets)
+    for first in range(0, docs.shape[0], AHEAD):
+        prefetch_starts(forward, docs[first + 2 * AHEAD : first + 3 * AHEAD])
+        prefetch_rows(forward, docs[first + AHEAD : first + 2 * AHEAD], buckets)
+        score_batch(forward, docs[first : first + AHEAD], buckets, best_scores, best_docs, work)
     clear_query(terms, work)
     sort_best_first(best_scores, best_docs)
     return best_scores, best_docs
 
 
 @compiled
-def score_batch(forward, docs, best_scores, best_docs, work):
-    """Offer the documents to the heap of the best, their rows touched ahead."""
-    buckets = count_buckets(forward.steps.shape[0], 8 * forward.low.itemsize)
+def score_batch(forward, docs, buckets, best_scores, best_docs, work):
+    """Offer at most AHEAD documents to the heap of the best."""
     work.counters[1] += docs.shape[0]
-    work.counters[3] += touch(forward, docs, docs.shape[0], buckets)
     scores = work.scores[: docs.shape[0]]
-    score(forward, docs, buckets, work.query_weights, work.in_query, work.matches, scores)
+    score(forward, docs, buckets, work.query_weights, work.sieve, work.matches, scores)
     for i in range(docs.shape[0]):
         offer(best_scores, best_docs, scores[i], docs[i])
 
@@ -39,7 +42,7 @@ def set_query(terms, weights, work):
     for i in range(terms.shape[0]):
         term = np.int64(terms[i])
         work.query_weights[term] = weights[i]
-        work.in_query[term] = 1
+        work.sieve[term & (SIEVE - 1)] = 1
 
 
 @compiled
@@ -48,7 +51,7 @@ def clear_query(terms, work):
     for i in range(terms.shape[0]):
         term = np.int64(terms[i])
         work.query_weights[term] = 0
-        work.in_query[term] = 0
+        work.sieve[term & (SIEVE - 1)] = 0
 
 
 @compiled

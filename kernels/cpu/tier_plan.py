@@ -8,7 +8,6 @@ import numpy as np
 
 from kernels.cpu.compiled import compiled
 from kernels.cpu.impact_tiers import CODES, TIERS, upper_end
-from kernels.cpu.windowed_taat import FULL
 
 CELL_COST = 200.0  # postings that visiting one more tier in every window costs as much as
 
@@ -66,14 +65,16 @@ def choose(terms, weights, tiers, left_out, max_postings, keep):
 
 
 @compiled
-def contributions(terms, weights, tiers, keep, upper, safe, table):
+def contributions(terms, weights, tiers, keep, upper, full, safe, table):
     """Fill table[(i * TIERS + tier) * CODES + code], uint16, with what a posting of a tier kept adds;
     returns the unit, float64.
 
+    full  largest sum there is room for
     safe  the number is at least impact * weight / unit; otherwise it is the nearest to the middle of the code's impacts
     """
     count = terms.shape[0]
-    unit = max(upper / (FULL - 2.0 * count - 16.0), 1e-300)
+    rounding = 2.0 * count + 16.0 if safe else 0.5 * count + 1.0
+    unit = max(upper / (full - rounding), 1e-300)
     for i in range(count):
         for tier in range(keep[i]):
             edge = np.int64(terms[i]) * (TIERS + 1) + tier
