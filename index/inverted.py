@@ -441,6 +441,7 @@ class InvertedIndex:
                 query_weights=np.zeros(vocabulary, np.float32),
                 sieve=np.zeros(SIEVE, np.uint8),
                 keep=np.zeros(terms, np.int64),
+                left=np.zeros(terms, np.float64),
                 table=np.zeros(terms * TIERS * CODES, np.uint16),
                 cells=np.zeros(terms * (GROUP * TIERS + 1), np.int64),
                 matches=np.empty(self.options.num_terms + 2, np.uint64),

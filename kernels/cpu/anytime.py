@@ -40,12 +40,12 @@ def search(tiers, forward, terms, weights, allowed, k, left_out, max_postings, c
     A slot that no document fills holds (0, EMPTY).
     """
     prefetch_cells(tiers, terms, forward.steps.shape[0], forward.high_starts.shape[0] - 1, 0)
-    upper, _, _ = choose(terms, weights, tiers, left_out, max_postings, work.keep)
+    upper, _, _ = choose(terms, weights, tiers, left_out, max_postings, work.keep, work.left)
     if terms.shape[0] <= NARROW_TERMS:
-        contributions(terms, weights, tiers, work.keep, upper, FULL_NARROW, False, work.table)
+        contributions(terms, weights, tiers, work.keep, work.left, upper, FULL_NARROW, False, work.table)
         stored = choose_candidates(tiers, forward, terms, allowed, candidates, work.narrow, work)
     else:
-        contributions(terms, weights, tiers, work.keep, upper, FULL, False, work.table)
+        contributions(terms, weights, tiers, work.keep, work.left, upper, FULL, False, work.table)
         stored = choose_candidates(tiers, forward, terms, allowed, candidates, work.accumulators, work)
     return score_documents(forward, terms, weights, work.docs[:stored], k, work)
 

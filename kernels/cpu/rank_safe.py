@@ -62,8 +62,8 @@ def search_windows(tiers, forward, terms, weights, allowed, left_out, best_score
     num_docs, num_terms = forward.starts.shape[0] - 1, forward.steps.shape[0]
     num_windows, buckets = forward.high_starts.shape[0] - 1, count_buckets(num_terms, 8 * forward.low.itemsize)
     prefetch_cells(tiers, terms, num_terms, num_windows, 0)
-    upper, left, _ = choose(terms, weights, tiers, left_out, NO_LIMIT, work.keep)
-    unit = contributions(terms, weights, tiers, work.keep, upper, FULL, True, work.table)
+    upper, left, _ = choose(terms, weights, tiers, left_out, NO_LIMIT, work.keep, work.left)
+    unit = contributions(terms, weights, tiers, work.keep, work.left, upper, FULL, True, work.table)
     # a float32 sum may lie this much above the sum of the numbers: relative, and absolute where numbers are denormal
     margin = 1.0 - (terms.shape[0] + 4) * 2.0**-23
     bound = left + terms.shape[0] * 2.0**-147

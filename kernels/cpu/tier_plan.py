@@ -26,19 +26,20 @@ def next_drop(i, terms, weights, tiers, keep, left, costs, gains):
 
 
 @compiled
-def choose(terms, weights, tiers, left_out, max_postings, keep):
-    """Write into keep[i] how many tiers of term i to read; returns (upper bound, bound left out, postings to read).
+def choose(terms, weights, tiers, left_out, max_postings, keep, left):
+    """Write into keep[i] how many tiers of term i to read and into left[i], float64, the most that an unread posting of it
+    adds; returns (upper bound, bound left out, postings to read).
 
     left_out      fraction of the query's upper bound that may be left out
     max_postings  leaves out more, where that is needed to read no more than these; one tier is always read
     """
     count = terms.shape[0]
-    left, costs, gains = np.zeros(count), np.zeros(count), np.zeros(count)
+    costs, gains = np.zeros(count), np.zeros(count)
     upper, total_left, postings = 0.0, 0.0, np.int64(0)
     for i in range(count):
         term = np.int64(terms[i])
         upper += weights[i] * np.float64(tiers.edges[term * (TIERS + 1)])
-        keep[i] = TIERS
+        keep[i], left[i] = TIERS, 0.0
         for tier in range(TIERS):
             postings += tiers.counts[term * TIERS + tier]
     for i in range(count):
@@ -65,12 +66,14 @@ def choose(terms, weights, tiers, left_out, max_postings, keep):
 
 
 @compiled
-def contributions(terms, weights, tiers, keep, upper, full, safe, table):
+def contributions(terms, weights, tiers, keep, left, upper, full, safe, table):
     """Fill table[(i * TIERS + tier) * CODES + code], uint16, with what a posting of a tier kept adds;
     returns the unit, float64.
 
     full  largest sum there is room for
-    safe  the number is at least impact * weight / unit; otherwise it is the nearest to the middle of the code's impacts
+    safe  the number is at least (impact * weight - left) / unit: a document seen in a tier read has no posting in an unread
+          one, so the bound of all that is left out, added to every document, is taken back for the term; otherwise it is
+          the nearest to the middle of the code's impacts
     """
     count = terms.shape[0]
     rounding = 2.0 * count + 16.0 if safe else 0.5 * count + 1.0
@@ -83,7 +86,7 @@ def contributions(terms, weights, tiers, keep, upper, full, safe, table):
             start, step = weights[i] * low / unit, weights[i] * (high - low) / unit / CODES
             for code in range(CODES):
                 if safe:
-                    table[first + code] = np.uint16(np.int32(weights[i] * upper_end(low, high, code) / unit + 1.0))
+                    table[first + code] = np.uint16(np.int32((weights[i] * upper_end(low, high, code) - left[i]) / unit + 1.0))
                 else:
                     table[first + code] = np.uint16(np.int32(start + (code + 0.5) * step + 0.5))
     return unit

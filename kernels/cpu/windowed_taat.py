@@ -31,6 +31,7 @@ class Workspace(NamedTuple):
     query_weights: np.ndarray  # float32, one for each term of every bucket
     sieve: np.ndarray  # uint8 [SIEVE]
     keep: np.ndarray  # int64 [query terms], tiers to read
+    left: np.ndarray  # float64 [query terms], the most that an unread posting adds
     table: np.ndarray  # uint16 [query terms * TIERS * CODES]
     cells: np.ndarray  # int64 [query terms * (GROUP * TIERS + 1)], starts of a group's cells
     matches: np.ndarray  # uint64 [terms + 2]
