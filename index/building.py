@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from index.vectors import MAX_DOCUMENTS, checked_rows
 from kernels.cpu import forward_rows, impact_tiers
 from kernels.cpu.forward_rows import WINDOW, ForwardRows
 from kernels.cpu.impact_tiers import BINS, GROUP, TIERS, ImpactTiers
+from kernels.cpu.partition import partition
 from kernels.cpu.quantise import largest_weights, quantise
 from kernels.cpu.sparse import SparseRows, unsound_entry
 
@@ -84,6 +86,7 @@ class Build:
         self.num_docs = len(rows.indptr) - 1
         self.num_windows = -(-self.num_docs // WINDOW)
         self.threads = affordable_threads(rows, num_terms, threads, memory_limit)
+        self.scratch = threading.local()
         self.low_bits = 8 if num_terms <= 100_000 else 16  # about what a posting's unary code then costs: 2 bits
 
     def run(self) -> Parts:
@@ -109,6 +112,19 @@ class Build:
         """The terms of one window, as they were given."""
         indptr = self.rows.indptr
         return self.rows.indices[indptr[window * WINDOW] : indptr[min((window + 1) * WINDOW, self.num_docs)]]
+
+    def entries(self, rows: SparseRows, patterns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(terms int32, documents in the window uint16, patterns int32) of the entries that have a posting, by ranges of terms.
+
+        They lie in arrays of this thread until it asks for those of another window: fresh memory costs more than the sorting.
+        """
+        found = getattr(self.scratch, "arrays", None)
+        if found is None or len(found[0]) < len(patterns):
+            found = tuple(np.empty(len(patterns), dtype) for dtype in (np.int32, np.uint16, np.int32))
+            self.scratch.arrays = found
+        count = partition(rows, read_only(patterns), self.num_terms, *found)
+        terms, docs, kept = (array[:count] for array in found)
+        return terms, docs, kept
 
     def check_and_choose_steps(self) -> None:
         def largest_of(window: int) -> np.ndarray:
@@ -148,7 +164,8 @@ class Build:
             rows = self.window(window)
             levels, patterns = self.stored(rows)
             bins = np.zeros(self.num_terms * BINS, np.int32)
-            impact_tiers.count_bins(rows.indices, patterns, self.largest, bins)
+            terms, _, kept_patterns = self.entries(rows, patterns)
+            impact_tiers.count_bins(terms, kept_patterns, self.largest, bins)
             kept = np.concatenate([[0], np.cumsum(levels > 0)])
             return np.diff(kept[rows.indptr]), bins
 
@@ -192,7 +209,8 @@ class Build:
         def count(window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             rows = self.window(window)
             found = np.zeros(cells, np.int32), np.full(cells, LARGEST_PATTERN, np.int32), np.zeros(cells, np.int32)
-            impact_tiers.count_tiers(rows.indices, self.stored(rows)[1], self.largest, self.tier_of_bin, *found)
+            terms, _, patterns = self.entries(rows, self.stored(rows)[1])
+            impact_tiers.count_tiers(terms, patterns, self.largest, self.tier_of_bin, *found)
             return found
 
         starts = self.allocate("tiers.starts", "int64", self.num_windows * cells + 1)
@@ -233,8 +251,7 @@ class Build:
             rows = self.window(window)
             filled = by_window[:, window - first].ravel() - begin
             impact_tiers.place(
-                rows,
-                self.stored(rows)[1],
+                *self.entries(rows, self.stored(rows)[1]),
                 self.largest,
                 self.tier_of_bin,
                 edges,
@@ -264,7 +281,7 @@ def affordable_threads(rows: SparseRows, num_terms: int, threads: int, memory_li
     entries_of_window = int(np.diff(ends).max())
     entries_of_group = int((ends[GROUP:] - ends[:-GROUP]).max()) if len(ends) > GROUP else int(ends[-1])
     num_windows = -(-(len(rows.indptr) - 1) // WINDOW)
-    per_thread = entries_of_window * 20 + num_terms * BINS * 4 + WINDOW * 16
+    per_thread = entries_of_window * 30 + num_terms * BINS * 4 + WINDOW * 16
     shared = entries_of_group + num_terms * (BINS * 9 + min(GROUP, num_windows) * TIERS * 32) + 8 * len(rows.indptr)
     affordable = (memory_limit - shared) // per_thread
     if affordable < 1:

@@ -26,7 +26,9 @@ from kernels.cpu.windowed_taat import (
 )
 
 
-NARROW_TERMS = 64  # of a query, up to which 8 bits are fine enough to choose candidates: half the memory to add in and clear
+NARROW_TERMS = (
+    64  # of a query, up to which 8 bits are fine enough to choose candidates: half the memory to add in and clear
+)
 
 
 @compiled

@@ -54,12 +54,11 @@ def weight_bin(weight, largest):
 
 
 @compiled
-def count_bins(indices, weights, largest, histogram):
+def count_bins(terms, weights, largest, histogram):
     """Add the entries to histogram[term * BINS + bin]; weights and largest are the int32 patterns of float32 numbers > 0."""
-    for entry in range(indices.shape[0]):
-        if weights[entry] > 0:
-            term = np.int64(indices[entry])
-            histogram[term * BINS + weight_bin(weights[entry], largest[term])] += 1
+    for entry in range(np.uint64(terms.shape[0])):
+        term = np.uint64(terms[entry])
+        histogram[term * np.uint64(BINS) + np.uint64(weight_bin(weights[entry], largest[term]))] += 1
 
 
 @compiled
@@ -80,16 +79,21 @@ def choose_tiers(histogram, fractions, num_windows):
 
 
 @compiled
-def count_tiers(indices, weights, largest, tier_of_bin, counts, lowest, highest):
+def tier_cell(term, weight, largest, tier_of_bin):
+    """Where a term's tier of that weight stands among the tiers of all terms, uint64."""
+    b = np.uint64(weight_bin(weight, largest[term]))
+    return term * np.uint64(TIERS) + np.uint64(tier_of_bin[term * np.uint64(BINS) + b])
+
+
+@compiled
+def count_tiers(terms, weights, largest, tier_of_bin, counts, lowest, highest):
     """Count the postings of one window into counts[term * TIERS + tier] and widen the span of each tier's weights."""
-    for entry in range(indices.shape[0]):
+    for entry in range(np.uint64(terms.shape[0])):
         weight = weights[entry]
-        if weight > 0:
-            term = np.int64(indices[entry])
-            cell = term * TIERS + tier_of_bin[term * BINS + weight_bin(weight, largest[term])]
-            counts[cell] += 1
-            lowest[cell] = min(lowest[cell], weight)
-            highest[cell] = max(highest[cell], weight)
+        cell = tier_cell(np.uint64(terms[entry]), weight, largest, tier_of_bin)
+        counts[cell] += 1
+        lowest[cell] = min(lowest[cell], weight)
+        highest[cell] = max(highest[cell], weight)
 
 
 @compiled
@@ -134,24 +138,23 @@ def code_of(impact, low, high):
 
 
 @compiled
-def place(rows, weights, largest, tier_of_bin, edges, filled, docs, codes):
+def place(terms, local_docs, weights, largest, tier_of_bin, edges, filled, docs, codes):
     """Write the postings of one window where filled[term * TIERS + tier] says, which moves on; stable in documents.
 
-    rows     SparseRows of the window
-    weights  int32, the patterns of the impacts beside rows.indices
-    codes    uint8, one code a byte
+    terms, local_docs, weights  the entries, as kernels.cpu.partition writes them
+    codes                       uint8, one code a byte
     """
     impacts = weights.view(np.float32)
-    for row in range(rows.indptr.shape[0] - 1):
-        for entry in range(rows.indptr[row], rows.indptr[row + 1]):
-            if weights[entry] > 0:
-                term = np.int64(rows.indices[entry])
-                tier = tier_of_bin[term * BINS + weight_bin(weights[entry], largest[term])]
-                slot = filled[term * TIERS + tier]
-                filled[term * TIERS + tier] = slot + 1
-                edge = term * (TIERS + 1) + tier
-                docs[slot] = row
-                codes[slot] = code_of(np.float64(impacts[entry]), np.float64(edges[edge + 1]), np.float64(edges[edge]))
+    for entry in range(np.uint64(terms.shape[0])):
+        term = np.uint64(terms[entry])
+        cell = tier_cell(term, weights[entry], largest, tier_of_bin)
+        edge = cell + term
+        slot = np.uint64(filled[cell])
+        filled[cell] = slot + np.uint64(1)
+        docs[slot] = local_docs[entry]
+        codes[slot] = code_of(
+            np.float64(impacts[entry]), np.float64(edges[edge + np.uint64(1)]), np.float64(edges[edge])
+        )
 
 
 @compiled

@@ -27,8 +27,8 @@ from kernels.cpu.windowed_taat import (
     size_of_window,
 )
 
-LEFT_OUT = 0.025  # of a query's upper bound; more saves postings and costs scored documents
-SEED_SCORED = 22  # documents beyond k that are scored for a first threshold
+LEFT_OUT = 0.03  # of a query's upper bound; more saves postings and costs scored documents
+SEED_SCORED = 10  # documents beyond k that are scored for a first threshold
 NO_LIMIT = np.int64(2**62)
 
 

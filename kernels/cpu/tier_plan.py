@@ -86,7 +86,9 @@ def contributions(terms, weights, tiers, keep, left, upper, full, safe, table):
             start, step = weights[i] * low / unit, weights[i] * (high - low) / unit / CODES
             for code in range(CODES):
                 if safe:
-                    table[first + code] = np.uint16(np.int32((weights[i] * upper_end(low, high, code) - left[i]) / unit + 1.0))
+                    table[first + code] = np.uint16(
+                        np.int32((weights[i] * upper_end(low, high, code) - left[i]) / unit + 1.0)
+                    )
                 else:
                     table[first + code] = np.uint16(np.int32(start + (code + 0.5) * step + 0.5))
     return unit

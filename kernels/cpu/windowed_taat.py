@@ -122,7 +122,9 @@ def add_window(tiers, terms, window, accumulators, work, threshold):
                 doc, next_doc = docs[pair << one], docs[(pair << one) | one]
                 partial = np.uint32(accumulators[doc]) + np.uint32(table[row + np.uint64(both & np.uint32(15))])
                 accumulators[doc] = partial
-                next_partial = np.uint32(accumulators[next_doc]) + np.uint32(table[row + np.uint64(both >> np.uint32(4))])
+                next_partial = np.uint32(accumulators[next_doc]) + np.uint32(
+                    table[row + np.uint64(both >> np.uint32(4))]
+                )
                 accumulators[next_doc] = next_partial
                 if (partial > limit) | (next_partial > limit):  # almost never: one branch for two postings
                     slot = min(count, np.uint64(WINDOW))
