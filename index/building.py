@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -307,23 +308,23 @@ def spilled(batches: Iterable[SparseRows], num_terms: int, folder: Path | None) 
     """The rows of all batches, one after another, mapped from files that are gone afterwards.
 
     folder  where the files lie; the system's folder for temporary files unless given
+
+    Raises WinnowError where there is no room for them.
     """
     indptr, entries = [np.zeros(1, np.int64)], 0
     with (
-        tempfile.TemporaryFile(dir=folder) as index_file,
-        tempfile.TemporaryFile(dir=folder) as data_file,
+        tempfile.TemporaryFile(dir=folder, buffering=0) as index_file,
+        tempfile.TemporaryFile(dir=folder, buffering=0) as data_file,
     ):
         for batch in batches:
             rows = checked_rows(batch, num_terms)
             indptr.append(rows.indptr[1:] + entries)
             entries += len(rows.indices)
-            index_file.write(rows.indices.tobytes())
-            data_file.write(rows.data.tobytes())
+            append(rows.indices, index_file, folder)
+            append(rows.data, data_file, folder)
         starts = np.concatenate(indptr)
         if len(starts) - 1 > MAX_DOCUMENTS:
             raise InvalidVectorsError(f"{len(starts) - 1} documents are more than one index holds, {MAX_DOCUMENTS}.")
-        index_file.flush()
-        data_file.flush()
         if entries == 0:
             yield SparseRows(starts, np.empty(0, np.int32), np.empty(0, np.float32))
         else:
@@ -332,3 +333,16 @@ def spilled(batches: Iterable[SparseRows], num_terms: int, folder: Path | None) 
                 np.memmap(index_file, np.int32, "r", shape=entries),
                 np.memmap(data_file, np.float32, "r", shape=entries),
             )
+
+
+def append(array: np.ndarray, file: FileIO, folder: Path | None) -> None:
+    """Write an array at the end of an unbuffered file; WinnowError if there is no room."""
+    left = memoryview(array.tobytes())
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        raise WinnowError(
+            f"the batches cannot be written to {folder or tempfile.gettempdir()} ({error.strerror}); "
+            "make room there, or give folder= on a larger disk."
+        ) from error

@@ -25,7 +25,6 @@ from kernels.cpu.windowed_taat import (
     size_of_window,
 )
 
-
 NARROW_TERMS = (
     64  # of a query, up to which 8 bits are fine enough to choose candidates: half the memory to add in and clear
 )

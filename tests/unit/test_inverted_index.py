@@ -318,6 +318,15 @@ def test_bad_row_far_into_the_collection_is_named():
         InvertedIndex.build(rows, InvertedIndexOptions(num_terms=3))
 
 
+def test_a_full_disk_while_batches_are_spilled_is_one_sentence(monkeypatch):
+    def full(**_):
+        return open("/dev/full", "r+b", buffering=0)
+
+    monkeypatch.setattr("index.building.tempfile.TemporaryFile", full)
+    with pytest.raises(WinnowError, match=r"cannot be written to .* \(No space left on device\); make room"):
+        InvertedIndex.build(iter([sparse_rows(COLLECTION)]), InvertedIndexOptions(3))
+
+
 def test_concatenated_batches_keep_their_rows():
     first, second = sparse_rows(COLLECTION[:1]), sparse_rows(COLLECTION[1:])
     for joined, expected in zip(concatenate([first, second]), sparse_rows(COLLECTION), strict=True):
