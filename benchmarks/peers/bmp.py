@@ -15,7 +15,7 @@ from protocol import KINDS, NUM_TERMS, compete, in_255_steps, inverted_lists, lo
 
 data, out, k = Path(sys.argv[1]), Path(sys.argv[2]), 10
 BLOCK = 16  # documents
-DIALS = [(1.0, 1.0), (0.85, 1.0), (0.75, 0.8), (0.6, 0.6)]  # alpha (share of the bound), beta (share of query terms)
+DIALS = [(1.0, 1.0), (0.95, 1.0), (0.85, 1.0), (0.75, 0.8)]  # alpha (share of the bound), beta (share of query terms)
 QUERIES = {
     "splade": 200,
     "if": 500,
