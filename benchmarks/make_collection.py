@@ -20,7 +20,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -46,27 +46,11 @@ class Topics(NamedTuple):
     weights: np.ndarray  # float32 [subtopics, TERMS_OF_SUBTOPIC]
 
 
-class GrowingArray:
-    """A one-dimensional .npy file that is written piece by piece."""
-
-    def __init__(self, path: Path, dtype: type):
-        self.file, self.dtype, self.length = open(path, "wb"), np.dtype(dtype), 0
-        self.write_header()
-
-    def write_header(self) -> None:
-        """NumPy leaves room in a header for any length, so the last one takes the place of the first."""
-        description = np.lib.format.dtype_to_descr(self.dtype)
-        header = {"descr": description, "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(self.file, header)
-
-    def append(self, values: np.ndarray) -> None:
-        values.astype(self.dtype, copy=False).tofile(self.file)
-        self.length += len(values)
-
-    def close(self) -> None:
-        self.file.seek(0)
-        self.write_header()
-        self.file.close()
+def write_header(file: BinaryIO, dtype: np.dtype, length: int) -> None:
+    """That of a one-dimensional .npy file. NumPy leaves room in it for any length, so a later one takes its place."""
+    file.seek(0)
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+    np.lib.format.write_array_header_1_0(file, description)
 
 
 def draw_topics(num_docs: int, rng: np.random.Generator) -> Topics:
@@ -90,37 +74,36 @@ def draw_topics(num_docs: int, rng: np.random.Generator) -> Topics:
 
 
 @njit(cache=True)
-def draw_documents(topics, seed, indptr, indices, data, subtopic_of):
+def draw_documents(topics, rng, indptr, indices, data, subtopic_of):
     """Fill the arrays with rows; returns the number of entries."""
-    np.random.seed(seed)
     subtopics, own = topics.terms.shape
     last_doc, weight = np.full(NUM_TERMS, -1, np.int64), np.zeros(NUM_TERMS, np.float32)
     row = np.empty(LONGEST, np.int64)
     entries = 0
     indptr[0] = 0
     for doc in range(len(subtopic_of)):
-        first, second = int(subtopics * np.random.random() ** 1.4), int(subtopics * np.random.random())
+        first, second = int(subtopics * rng.random() ** 1.4), int(subtopics * rng.random())
         subtopic_of[doc] = first
-        wanted = int(min(LONGEST, max(16, math.exp(np.random.normal(4.75, 0.30)))))
+        wanted = int(min(LONGEST, max(16, math.exp(rng.normal(4.75, 0.30)))))
         length = tries = 0
         while length < wanted and tries < 4 * wanted:
             tries += 1
-            source = np.random.random()
+            source = rng.random()
             if source < 0.42:
-                slot = int(own * np.random.random() ** 1.3)
+                slot = int(own * rng.random() ** 1.3)
                 term, drawn = topics.terms[first, slot], topics.weights[first, slot]
-                drawn *= math.exp(np.random.normal(0.0, 0.45))
+                drawn *= math.exp(rng.normal(0.0, 0.45))
             elif source < 0.50:
-                slot = int(own * np.random.random() ** 1.3)
+                slot = int(own * rng.random() ** 1.3)
                 term, drawn = topics.terms[second, slot], 0.7 * topics.weights[second, slot]
-                drawn *= math.exp(np.random.normal(0.0, 0.45))
+                drawn *= math.exp(rng.normal(0.0, 0.45))
             elif source < 0.70:
-                term = topics.topic_terms[topics.topic_of[first], int(TERMS_OF_TOPIC * np.random.random() ** 1.5)]
-                drawn = math.exp(np.random.normal(-1.4, 0.6))
+                term = topics.topic_terms[topics.topic_of[first], int(TERMS_OF_TOPIC * rng.random() ** 1.5)]
+                drawn = math.exp(rng.normal(-1.4, 0.6))
             elif source < 0.76:
-                term, drawn = topics.even[int(DRAWS * np.random.random())], math.exp(np.random.normal(0.3, 0.4))
+                term, drawn = topics.even[int(DRAWS * rng.random())], math.exp(rng.normal(0.3, 0.4))
             else:
-                term, drawn = topics.frequent[int(DRAWS * np.random.random())], math.exp(np.random.normal(-1.6, 0.7))
+                term, drawn = topics.frequent[int(DRAWS * rng.random())], math.exp(rng.normal(-1.6, 0.7))
             drawn = max(LARGEST * math.tanh(drawn / LARGEST), 0.01)
             if last_doc[term] != doc:
                 last_doc[term], weight[term] = doc, drawn
@@ -135,22 +118,23 @@ def draw_documents(topics, seed, indptr, indices, data, subtopic_of):
     return entries
 
 
-def write_documents(topics: Topics, num_docs: int, seed: int, out: Path) -> np.ndarray:
+def write_documents(topics: Topics, num_docs: int, rng: np.random.Generator, out: Path) -> np.ndarray:
     """Writes docs_*; returns the subtopic of each document, int32."""
-    starts, subtopic_of, entries = np.zeros(num_docs + 1, np.int64), np.empty(num_docs, np.int32), 0
-    all_indices = GrowingArray(out / "docs_indices.npy", np.uint16)
-    all_data = GrowingArray(out / "docs_data.npy", np.float32)
-    for first in range(0, num_docs, DOCUMENTS_AT_ONCE):
-        some = subtopic_of[first : first + DOCUMENTS_AT_ONCE]  # a view, filled in place
-        indptr = np.empty(len(some) + 1, np.int64)
-        indices, data = np.empty(len(some) * LONGEST, np.uint16), np.empty(len(some) * LONGEST, np.float32)
-        drawn = draw_documents(topics, seed + first, indptr, indices, data, some)
-        all_indices.append(indices[:drawn])
-        all_data.append(data[:drawn])
-        starts[first + 1 : first + len(some) + 1] = entries + indptr[1:]
-        entries += drawn
-    all_indices.close()
-    all_data.close()
+    starts, subtopic_of = np.zeros(num_docs + 1, np.int64), np.empty(num_docs, np.int32)
+    with open(out / "docs_indices.npy", "wb") as indices_file, open(out / "docs_data.npy", "wb") as data_file:
+        columns = ((indices_file, np.dtype(np.uint16)), (data_file, np.dtype(np.float32)))
+        for file, dtype in columns:
+            write_header(file, dtype, 0)
+        for first in range(0, num_docs, DOCUMENTS_AT_ONCE):
+            some = subtopic_of[first : first + DOCUMENTS_AT_ONCE]  # a view, filled in place
+            indptr = np.empty(len(some) + 1, np.int64)
+            drawn = [np.empty(len(some) * LONGEST, dtype) for _, dtype in columns]
+            entries = draw_documents(topics, rng, indptr, *drawn, some)
+            for (file, _), values in zip(columns, drawn, strict=True):
+                values[:entries].tofile(file)
+            starts[first + 1 : first + len(some) + 1] = starts[first] + indptr[1:]
+        for file, dtype in columns:
+            write_header(file, dtype, int(starts[-1]))
     np.save(out / "docs_indptr.npy", starts)
     return subtopic_of
 
@@ -227,7 +211,7 @@ def make_collection(num_docs: int, seed: int, out: Path, num_queries: int) -> di
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     topics = draw_topics(num_docs, rng)
-    subtopic_of = write_documents(topics, num_docs, int(rng.integers(2**31)), out)
+    subtopic_of = write_documents(topics, num_docs, rng, out)
     df = np.bincount(load_documents(out)[1], minlength=NUM_TERMS)
     idf = np.log(1 + (num_docs - df + 0.5) / (df + 0.5))
     queries = {
