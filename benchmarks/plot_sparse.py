@@ -87,7 +87,9 @@ def plot_recall(records: list[dict[str, Any]], file: Path) -> None:
 def plot_growth(records: list[dict[str, Any]], file: Path, impacts: str) -> None:
     """CPU microseconds against documents: ours (with `impacts`) exact and by recall asked for, peers' exact search."""
     figure, axes = new_figure()
-    drawn = [r for r in records if r["target"] in GROWTH_TARGETS and r.get("impacts", impacts) == impacts]
+    records = [r for r in records if r["queries"] in PANELS and r.get("impacts", impacts) == impacts]
+    drawn = [r for r in records if r["target"] in GROWTH_TARGETS]
+    sizes = sorted({r["documents"] for r in drawn})
     series = sorted({(r["contestant"] != OURS, r["contestant"], GROWTH_TARGETS.index(r["target"])) for r in drawn})
     for number, (is_peer, contestant, target) in enumerate(series):
         for kind, panel in axes.items():
@@ -101,6 +103,8 @@ def plot_growth(records: list[dict[str, Any]], file: Path, impacts: str) -> None
     for kind, panel in axes.items():
         panel.set(title=f"{kind} queries", xlabel="documents", ylabel="CPU microseconds a query, one thread")
         panel.set(xscale="log", yscale="log")
+        panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        panel.set_xticks([], minor=True)
         panel.grid(alpha=0.3, which="both")
         label_times(panel.yaxis)
     figure.suptitle(f"Growth with the collection ({impacts} impacts; exact, or the recall@10 asked for)")
