@@ -10,7 +10,8 @@ a document and weigh each by its inverse document frequency, as an inference-fre
 Meant to equal published statistics of SPLADE: the 50 largest weights are 3/4 of a document's sum, and there are .94
 multiply-adds for each (query, document) with `splade`, .26 with `if`; statistics.json has what came out. No ranking quality
 can be measured, and terms beyond a topic are independent, which real texts' are not. The tables in docs/results.md used
-collections of the same statistics from an earlier generator; numbers from this one differ by a few per cent.
+collections of the same statistics from an earlier generator; exact search of 100,000 documents took the same time on both to
+within 3 %, a recall asked for came out up to .05 apart.
 """
 
 from __future__ import annotations

@@ -4,11 +4,14 @@ MaxScore, and exhaustive term at a time, which is faster for many terms. Impacts
 frequencies. Its Python module weighs a query term by repeating it: weights in 255 steps of the query's largest, or 1.
 """
 
+import contextlib
 import ctypes
 import importlib.util
+import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,20 @@ def native_module():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Its progress would go past Python to both outputs, a thousand lines of it."""
+    kept = {output: os.dup(output) for output in (1, 2)}
+    with open(os.devnull, "w") as nothing:
+        for output in kept:
+            os.dup2(nothing.fileno(), output)
+    try:
+        yield
+    finally:
+        for output, before in kept.items():
+            os.dup2(before, output)
 
 
 def words(*numbers: int) -> bytes:
@@ -61,12 +78,13 @@ with tempfile.TemporaryDirectory(dir=out.parent) as name:
     folder = Path(name)
     started = time.perf_counter()
     write_collection(folder)
-    pisa.build_binlex(f"{folder}/fwd.documents", f"{folder}/fwd.doclex")
-    pisa.build_binlex(f"{folder}/fwd.terms", f"{folder}/fwd.termlex")
     context = pisa.RetrievalContext()
-    pisa.prepare_index(
-        context, str(folder), encoding="block_simdbp", scorer_name="quantized", stemmer="", block_size=64
-    )
+    with silence():
+        pisa.build_binlex(f"{folder}/fwd.documents", f"{folder}/fwd.doclex")
+        pisa.build_binlex(f"{folder}/fwd.terms", f"{folder}/fwd.termlex")
+        pisa.prepare_index(
+            context, str(folder), encoding="block_simdbp", scorer_name="quantized", stemmer="", block_size=64
+        )
     build_s = time.perf_counter() - started
     size = sum(file.stat().st_size for file in folder.iterdir() if file.suffix not in (".docs", ".freqs", ".sizes"))
     numbers, names, ranks, scores = (np.zeros(k, dtype) for dtype in (np.int32, object, np.int32, np.float32))
