@@ -119,9 +119,12 @@ def draw_documents(topics, rng, indptr, indices, data, subtopic_of):
     return entries
 
 
-def write_documents(topics: Topics, num_docs: int, rng: np.random.Generator, out: Path) -> np.ndarray:
-    """Writes docs_*; returns the subtopic of each document, int32."""
+def write_documents(
+    topics: Topics, num_docs: int, rng: np.random.Generator, out: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Writes docs_*; returns (subtopic of each document int32, documents that hold each term)."""
     starts, subtopic_of = np.zeros(num_docs + 1, np.int64), np.empty(num_docs, np.int32)
+    document_frequency = np.zeros(NUM_TERMS, np.int64)
     with open(out / "docs_indices.npy", "wb") as indices_file, open(out / "docs_data.npy", "wb") as data_file:
         columns = ((indices_file, np.dtype(np.uint16)), (data_file, np.dtype(np.float32)))
         for file, dtype in columns:
@@ -133,11 +136,12 @@ def write_documents(topics: Topics, num_docs: int, rng: np.random.Generator, out
             entries = draw_documents(topics, rng, indptr, *drawn, some)
             for (file, _), values in zip(columns, drawn, strict=True):
                 values[:entries].tofile(file)
+            document_frequency += np.bincount(drawn[0][:entries], minlength=NUM_TERMS)
             starts[first + 1 : first + len(some) + 1] = starts[first] + indptr[1:]
         for file, dtype in columns:
             write_header(file, dtype, int(starts[-1]))
     np.save(out / "docs_indptr.npy", starts)
-    return subtopic_of
+    return subtopic_of, document_frequency
 
 
 def splade_query(
@@ -212,8 +216,7 @@ def make_collection(num_docs: int, seed: int, out: Path, num_queries: int) -> di
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     topics = draw_topics(num_docs, rng)
-    subtopic_of = write_documents(topics, num_docs, rng, out)
-    df = np.bincount(load_documents(out)[1], minlength=NUM_TERMS)
+    subtopic_of, df = write_documents(topics, num_docs, rng, out)
     idf = np.log(1 + (num_docs - df + 0.5) / (df + 0.5))
     queries = {
         "splade": lambda doc, terms, weights: splade_query(terms, weights, subtopic_of[doc], topics, rng),
