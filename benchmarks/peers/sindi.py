@@ -19,7 +19,7 @@ pyvsag.set_logger_off()
 for quantised, doc_prune in ((False, 0.0), (True, 0.4)):
     options = {
         "use_reorder": doc_prune > 0, "doc_prune_ratio": doc_prune, "window_size": 50_000, "term_id_limit": NUM_TERMS,
-        "use_quantization": quantised, "avg_doc_term_length": 120,
+        "use_quantization": quantised, "avg_doc_term_length": len(indices) // num_docs,
     }  # fmt: skip
     index = pyvsag.Index(
         "sindi", json.dumps({"dtype": "sparse", "dim": 1024, "metric_type": "ip", "index_param": options})
