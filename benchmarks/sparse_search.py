@@ -3,8 +3,8 @@
     python benchmarks/sparse_search.py --data DIR --queries splade --k 10 --targets 0.95 0.99 0.998 exact --json OUT
 
 DIR is a collection as benchmarks/protocol.py says, which also says how time is taken. Recall is against the float32 answer;
-`bit_identical` is the share of queries whose scores equal it to the last bit. The settings of a recall target are calibrated when the index is built, on queries made
-from documents or on --calibrate-with PREFIX, never on the queries that are measured.
+`bit_identical` is the share of queries whose scores equal it to the last bit. The settings of a recall target are calibrated
+when the index is built, on queries made from documents or on --calibrate-with PREFIX, never on the queries that are measured.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from typing import Any
 
 import numba
 import numpy as np
-from protocol import load_documents, load_queries, queries_of, recall, record, timed
+from protocol import KINDS, NUM_TERMS, load_documents, load_queries, queries_of, recall, record, setting, timed
 
 from index.effort import EXACT, Effort, Recall
 from index.inverted import InvertedIndex, InvertedIndexOptions
 from index.vectors import SparseQuery
 from kernels.cpu.sparse import SparseRows
 
-NUM_TERMS = 30_522
 PASSES = 3
 
 
@@ -75,7 +74,7 @@ def environment() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--queries", choices=("splade", "if", "short"), nargs="+", default=["splade", "if"])
+    parser.add_argument("--queries", choices=KINDS, nargs="+", default=["splade", "if"])
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--targets", nargs="+", default=["0.95", "0.99", "0.998", "exact"])
     parser.add_argument("--impacts", choices=("u8", "u16", "f32"), default="u8")
@@ -111,12 +110,9 @@ def main() -> None:
                 record(
                     arguments.json,
                     {
-                        "contestant": "winnow",
-                        "dataset": arguments.data.name,
-                        "queries": kind,
-                        "k": arguments.k,
-                        "target": target,
+                        **setting(arguments.data, "winnow", kind, target, arguments.k),
                         "impacts": arguments.impacts,
+                        "queries_timed": len(queries),
                         **measure(index, queries, arguments.data, kind, arguments.k, effort),
                         "build_s": build_s,
                         "index_bytes": index.nbytes,
@@ -128,8 +124,8 @@ def main() -> None:
 
 def compile_everything(rows: SparseRows, options: InvertedIndexOptions) -> None:
     """Build and search a few documents, so that no time below includes compiling."""
-    entries = rows.indptr[1_001]
-    few = InvertedIndex.build(SparseRows(rows.indptr[:1_002], rows.indices[:entries], rows.data[:entries]), options)
+    indptr = rows.indptr[:1_002]
+    few = InvertedIndex.build(SparseRows(indptr, rows.indices[: indptr[-1]], rows.data[: indptr[-1]]), options)
     few.calibrate([SparseQuery(np.arange(5_000, 5_040, dtype=np.int32), np.ones(40, np.float32))])
 
 
@@ -144,7 +140,8 @@ def measure(
     found |= recall(data, kind, [docs for _, docs in answers], k)
     exact = data / f"gt_{kind}_scores.npy"
     if exact.exists():
-        same = [np.array_equal(got, row[:k]) for (got, _), row in zip(answers, np.load(exact), strict=False)]
+        rows = (row[:k][row[:k] > 0] for row in np.load(exact))
+        same = [np.array_equal(got, row) for (got, _), row in zip(answers, rows, strict=False)]
         found["bit_identical"] = float(np.mean(same))
     return found
 

@@ -1,6 +1,5 @@
 """Seismic (package pyseismic-lsr). Run by benchmarks/compare_sparse.py in its own environment."""
 
-import importlib
 import itertools
 import sys
 import tempfile
@@ -9,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent.resolve()]
-seismic = importlib.import_module("seismic")
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from protocol import load_documents, queries_of, recall, record, timed  # noqa: E402
+sys.path[0] = str(Path(__file__).parents[1])  # instead of this folder, whose seismic.py would be imported
+import seismic  # noqa: E402
+from protocol import compete, load_documents, queries_of  # noqa: E402
 
 data, out, k = Path(sys.argv[1]), Path(sys.argv[2]), 10
 DIALS = {
@@ -44,15 +42,9 @@ with tempfile.TemporaryDirectory(dir=out.parent) as folder:
     index.save(f"{folder}/seismic")
     size = sum(file.stat().st_size for file in Path(folder).glob("seismic*"))
 for kind, dials in DIALS.items():
-    queries = [(terms, weights) for terms, weights in queries_of(data, kind)]
     for query_cut, heap_factor in dials:
-        latency, answers = timed(lambda q, c=query_cut, h=heap_factor: index.search(*q, k, c, h, 0, True), queries)
-        record(
-            out,
-            {
-                "contestant": "seismic", "dataset": data.name, "queries": kind, "k": k,
-                "target": f"query cut {query_cut}, heap factor {heap_factor}", **latency,
-                **recall(data, kind, [[doc for _, doc, *_ in hits] for hits in answers], k),
-                "build_s": build_s, "index_bytes": size,
-            },
+        compete(
+            out, data, "seismic", kind, f"query cut {query_cut}, heap factor {heap_factor}",
+            lambda q, c=query_cut, h=heap_factor: index.search(*q, k, c, h, 0, True), queries_of(data, kind),
+            lambda hits: [doc for _, doc, *_ in hits], k, build_s=build_s, index_bytes=size,
         )  # fmt: skip
