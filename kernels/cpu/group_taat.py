@@ -1,0 +1,170 @@
+"""Which groups promise most: the heaviest contributions of a query, added term at a time, window by window.
+
+Groups found above the threshold, which rises as more are known, are noted while adding. The partial score of a group is a sum of
+means, so it promises and bounds nothing.
+"""
+
+import numpy as np
+
+from kernels.cpu.bits import prefetch
+from kernels.cpu.cluster_groups import GROUP_TIERS, GROUP_WINDOW
+from kernels.cpu.compiled import compiled
+
+FULL = 60_000  # units that the largest possible partial score takes
+BIN_BITS = 4  # partial scores are counted in bins of 16
+NUM_BINS = 65_536 >> BIN_BITS
+HALVINGS = 14  # of the span in which the smallest contribution read is looked for
+LINE = 32  # postings a cache line
+
+
+@compiled
+def choose_lists(terms, weights, means, counts, max_postings, lists, adds):
+    """Choose the tiers with the largest contributions, about max_postings postings: (lists, postings to read).
+
+    Writes lists, int64 = term * GROUP_TIERS + tier, and adds, uint16, what a posting of each adds. One tier is always read.
+    """
+    most, high, low = np.float32(0), np.float32(0), np.float32(0)
+    for i in range(terms.shape[0]):
+        largest = weights[i] * means[np.int64(terms[i]) * GROUP_TIERS]
+        most += largest
+        high = max(high, largest)
+    for _ in range(HALVINGS):
+        middle, postings = (low + high) / 2, np.int64(0)
+        for i in range(terms.shape[0]):
+            first = np.int64(terms[i]) * GROUP_TIERS
+            for cell in range(first, first + GROUP_TIERS):
+                if weights[i] * means[cell] < middle:
+                    break
+                postings += counts[cell]
+        if postings > max_postings:
+            low = middle
+        else:
+            high = middle
+    num_lists, postings = 0, np.int64(0)
+    unit = max(most, np.float32(1e-30)) / np.float32(FULL)
+    for i in range(terms.shape[0]):
+        first = np.int64(terms[i]) * GROUP_TIERS
+        for cell in range(first, first + GROUP_TIERS):
+            contribution = weights[i] * means[cell]
+            if not contribution >= high or counts[cell] <= 0:
+                break
+            lists[num_lists], adds[num_lists] = cell, np.uint16(np.int32(contribution / unit))
+            postings += counts[cell]
+            num_lists += 1
+    return num_lists, postings
+
+
+@compiled
+def load_runs(starts, num_postings, lists, num_lists, num_windows, begins, ends):
+    """Where each list begins and ends in each window, as [window][list], so that no later branch waits for memory."""
+    for i in range(num_lists):
+        for cell in range(lists[i] * num_windows, (lists[i] + 1) * num_windows + 1, 8):
+            prefetch(starts, cell)
+    for i in range(num_lists):
+        cell = lists[i] * num_windows
+        for window in range(num_windows):
+            # a damaged file may hold any number here: neither end may leave the postings
+            begin = min(max(starts[cell + window], 0), num_postings)
+            begins[window * num_lists + i] = begin
+            ends[window * num_lists + i] = max(min(starts[cell + window + 1], num_postings), begin)
+
+
+@compiled
+def add_window(groups, begins, ends, run, num_lists, num_runs, adds, accumulators, threshold, noted):
+    """Add the lists of the window whose runs begin at `run`; returns how many groups were noted above the threshold, with
+    repetitions. Where that is more than `noted` holds, the window must be scanned. The next window is fetched meanwhile.
+    """
+    count, room = np.int64(0), noted.shape[0] - 1
+    for i in range(num_lists):
+        add = np.uint32(adds[i])
+        ahead = min(run + num_lists + i, num_runs - 1)
+        for line in range(begins[ahead], ends[ahead], LINE):
+            prefetch(groups, line)
+        p, past_last = np.uint64(begins[run + i]), np.uint64(ends[run + i])
+        if (past_last - p) & np.uint64(1):
+            group = groups[p]
+            partial = np.uint16(np.uint32(accumulators[group]) + add)
+            accumulators[group] = partial
+            if partial > threshold:
+                noted[min(count, room)] = group
+                count += 1
+            p += np.uint64(1)
+        while p < past_last:
+            group, next_group = groups[p], groups[p + np.uint64(1)]
+            partial = np.uint16(np.uint32(accumulators[group]) + add)
+            accumulators[group] = partial
+            next_partial = np.uint16(np.uint32(accumulators[next_group]) + add)
+            accumulators[next_group] = next_partial
+            if (partial > threshold) | (next_partial > threshold):  # almost never: one branch for two postings
+                if partial > threshold:
+                    noted[min(count, room)] = group
+                    count += 1
+                if next_partial > threshold:
+                    noted[min(count, room)] = next_group
+                    count += 1
+            p += np.uint64(2)
+    return count
+
+
+@compiled
+def scan(accumulators, threshold, noted):
+    """Note every group above the threshold, ascending; returns their number."""
+    count = 0
+    for group in range(accumulators.shape[0]):
+        if accumulators[group] > threshold:
+            noted[count] = group
+            count += 1
+    return count
+
+
+@compiled
+def compact(found, partials, count, lowest, spare):
+    """Keep the groups in bins above the lowest and the first `spare` in it; returns how many stay."""
+    kept = 0
+    for i in range(count):
+        b = np.int64(partials[i] >> BIN_BITS)
+        if b > lowest or (b == lowest and spare > 0):
+            spare -= b == lowest
+            found[kept], partials[kept] = found[i], partials[i]
+            kept += 1
+    return kept
+
+
+@compiled
+def find_groups(
+    groups, num_groups, num_windows, begins, ends, num_lists, adds, wanted, accumulators, bins, noted, found, partials
+):
+    """Write the `wanted` groups with the largest partial scores into `found`, int32; returns their number.
+
+    accumulators  uint16 [GROUP_WINDOW], zero before and after
+    found         longer than twice `wanted`
+    """
+    bins[:] = 0
+    lowest, above, count = 0, 0, 0  # bin that still counts, groups in it and above, groups found
+    for window in range(num_windows):
+        threshold = np.uint16(max((lowest << BIN_BITS) - 1, 0))
+        num_noted = add_window(
+            groups, begins, ends, window * num_lists, num_lists, num_windows * num_lists, adds, accumulators, threshold,
+            noted,
+        )  # fmt: skip
+        if num_noted > noted.shape[0]:
+            num_noted = scan(accumulators, threshold, noted)
+        for i in range(num_noted):
+            local = noted[i]
+            partial = accumulators[local]
+            b = np.int64(partial >> BIN_BITS)
+            group = window * GROUP_WINDOW + np.int64(local)
+            if partial == 0 or b < lowest or group >= num_groups:
+                continue
+            accumulators[local] = 0  # noted twice, it counts once
+            if count == found.shape[0]:
+                count = compact(found, partials, count, lowest, wanted)
+            found[count], partials[count] = group, partial
+            count += 1
+            bins[b] += 1
+            above += 1
+            while above - bins[lowest] >= wanted:
+                above -= bins[lowest]
+                lowest += 1
+        accumulators[:] = 0
+    return compact(found, partials, count, lowest, wanted - (above - bins[lowest]))
