@@ -88,6 +88,8 @@ class InvertedIndexOptions:
     def __post_init__(self) -> None:
         if self.impacts not in DTYPES:
             raise InvalidVectorsError(f"impacts is {self.impacts!r}; it must be one of {', '.join(DTYPES)}.")
+        if self.second_tier not in (True, False, None):
+            raise InvalidVectorsError(f"second_tier is {self.second_tier!r}; it must be True, False or None.")
 
 
 class InvertedIndex:

@@ -86,7 +86,10 @@ def choose_tiers(level_counts, steps, tier_of_level, means, counts):
             seen += levels[level]
         for tier in range(GROUP_TIERS):
             cell = term * GROUP_TIERS + tier
-            means[cell] = sums[tier] * steps[term] / max(counts[cell], 1)
+            if counts[cell] > 0:
+                means[cell] = sums[tier] * steps[term] / counts[cell]
+            elif tier > 0:
+                means[cell] = means[cell - 1]  # so that they descend
 
 
 @compiled

@@ -46,8 +46,10 @@ def choose_lists(terms, weights, means, counts, max_postings, lists, adds):
         first = np.int64(terms[i]) * GROUP_TIERS
         for cell in range(first, first + GROUP_TIERS):
             contribution = weights[i] * means[cell]
-            if not contribution >= high or counts[cell] <= 0:
+            if not contribution >= high:
                 break
+            if counts[cell] <= 0:
+                continue
             lists[num_lists], adds[num_lists] = cell, np.uint16(np.int32(contribution / unit))
             postings += counts[cell]
             num_lists += 1
