@@ -10,20 +10,18 @@ import numpy as np
 
 from index.calibration import ROW_COST, SKETCH_COST, ClusterDial
 from index.calibration import K as CALIBRATED_K
-from index.second_tier_building import NAME, count_group_windows, dtype_of_terms
+from index.second_tier_building import NAME, count_group_windows, type_of_terms
 from index.storage import open_array, read_only, save_array
 from index.vectors import SparseQuery
 from kernels.cpu import cluster_search
-from kernels.cpu.cluster_groups import GROUP, GROUP_TIERS, GROUP_WINDOW, ClusterGroups
+from kernels.cpu.cluster_groups import GROUP, GROUP_TIERS, GROUP_WINDOW, ClusterGroups, record_bytes, view_records
 from kernels.cpu.cluster_search import ClusterWorkspace
 from kernels.cpu.forward_rows import ForwardRows
-from kernels.cpu.group_taat import NUM_BINS
-from kernels.cpu.sketch_scores import ROOM
-from kernels.cpu.sketches import SKETCH
+from kernels.cpu.group_taat import MOST_TERMS
+from kernels.cpu.sketch_scores import ROOM, SCORE_BINS
 
 WORTH_IT = 2_000_000  # documents; below, the first tier is about as fast
 MOST_K = 100  # more hits need so many groups that the first tier finds them faster
-MOST_TERMS = 1_024  # of a query
 
 
 class ClusterSetting(NamedTuple):
@@ -41,7 +39,8 @@ class SecondTier:
 
     def __init__(self, groups: ClusterGroups):
         self.groups = ClusterGroups(*map(read_only, groups))
-        self.num_docs = len(groups.doc_at)
+        self.num_docs = len(groups.nearest)
+        self.records = view_records(self.groups.records, type_of_terms(len(groups.steps)))
         self._workspaces = threading.local()
 
     @property
@@ -64,7 +63,9 @@ class SecondTier:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(scores, docs) of length k, empty slots last; all scores are exact."""
         work = self._workspace(len(query.terms), setting, forward)
-        found: tuple[np.ndarray, np.ndarray] = cluster_search.search(self.groups, forward, *query, k, *setting, work)
+        found: tuple[np.ndarray, np.ndarray] = cluster_search.search(
+            self.groups, self.records, forward, *query, k, *setting, work
+        )
         return found
 
     def cost(self) -> float:
@@ -91,10 +92,8 @@ class SecondTier:
             "groups": ("uint16", description["postings"]),
             "means": ("float32", cells),
             "counts": ("int64", cells),
-            "sketch_terms": (dtype_of_terms(num_terms), num_docs * SKETCH),
-            "sketch_impacts": ("uint8", num_docs * SKETCH),
+            "records": ("uint8", -(-num_docs // GROUP) * record_bytes(np.dtype(type_of_terms(num_terms)).itemsize)),
             "steps": ("float32", num_terms),
-            "doc_at": ("int32", num_docs),
             "nearest": ("int32", num_docs),
             "second": ("int32", num_docs),
             "cluster_starts": ("int64", description["clusters"] + 2),
@@ -112,22 +111,23 @@ class SecondTier:
             or len(work.found_groups) < 4 * groups
             or len(work.found) < positions
             or len(work.chosen) < rows
+            or len(work.spans) < 4 * setting.leaders
         ):
             lists = max(num_terms, 64) * GROUP_TIERS
             num_windows, num_terms = count_group_windows(self.num_docs), len(forward.steps)
             vocabulary = 1 << (max(num_terms, 2) - 1).bit_length()
             counters = np.zeros(3, np.int64) if work is None else work.counters
             work = ClusterWorkspace(
-                accumulators=np.zeros(GROUP_WINDOW, np.uint16),
-                bins=np.zeros(NUM_BINS, np.int32),
+                accumulators=np.zeros(GROUP_WINDOW, np.uint8),
+                bins=np.zeros(SCORE_BINS, np.int32),
                 noted=np.empty(GROUP_WINDOW, np.uint16),
                 lists=np.empty(lists, np.int64),
-                adds=np.empty(lists, np.uint16),
+                adds=np.empty(lists, np.uint8),
                 begins=np.empty(num_windows * lists, np.int64),
                 ends=np.empty(num_windows * lists, np.int64),
                 table=np.zeros(max(vocabulary, 65_536), np.uint16),
                 found_groups=np.empty(max(4 * groups, 16_384), np.int32),
-                partials=np.empty(max(4 * groups, 16_384), np.uint16),
+                partials=np.empty(max(4 * groups, 16_384), np.uint8),
                 found=np.empty(max(positions, 16_384), np.int32),
                 scores=np.empty(max(positions, 16_384), np.int32),
                 seen=np.zeros(self.num_docs // 8 + 1, np.uint8),
@@ -136,6 +136,7 @@ class SecondTier:
                 row_scores=np.empty(max(rows, 1_024), np.float32),
                 query_weights=np.zeros(vocabulary, np.float32),
                 in_query=np.zeros(vocabulary, np.uint8),
+                spans=np.empty(max(4 * setting.leaders, 64), np.int64),
                 matches=np.empty(num_terms + 2, np.uint64),
                 counters=counters,
             )

@@ -19,7 +19,16 @@ import numpy as np
 from index.building import SMALLEST_STEP, Allocate, as_rows
 from index.errors import WinnowError
 from kernels.cpu import cluster_groups, clustering, sketches
-from kernels.cpu.cluster_groups import GROUP, GROUP_TIERS, GROUP_WINDOW, LEVELS, ClusterGroups
+from kernels.cpu.cluster_groups import (
+    GROUP,
+    GROUP_TIERS,
+    GROUP_WINDOW,
+    LEVELS,
+    ClusterGroups,
+    Records,
+    record_bytes,
+    view_records,
+)
 from kernels.cpu.clustering import CENTROID
 from kernels.cpu.forward_rows import WINDOW
 from kernels.cpu.impact_tiers import TIERS, ImpactTiers
@@ -31,7 +40,7 @@ SEED_SHARE = 32  # documents to one that seeds a cluster
 SAMPLE_SHARE = 8  # documents to one that refines the seeds
 SMALLEST_CLUSTER = 3  # documents of the sample, below which a cluster is given up
 MOST_SMALL_TERMS = 65_536  # terms whose numbers fit 16 bits
-TEMPORARY_BYTES = 3 * SKETCH + 4 * 4  # a document: its sketch, its clusters, its place while sorting
+TEMPORARY_BYTES = 3 * SKETCH + 5 * 4  # a document: its sketch, its clusters, its place while sorting
 
 
 def build_second_tier(
@@ -63,6 +72,8 @@ class ClusterBuild:
         self.num_terms = len(tiers.counts) // TIERS
         self.allocate = lambda name, dtype, length: allocate(f"{NAME}.{name}", dtype, length)
         self.threads, self.scratch_in_files = affordable(rows, self.num_terms, threads, memory_limit)
+        self.term_type = type_of_terms(self.num_terms)
+        self.num_groups = -(-self.num_docs // GROUP)
         self.largest = tiers.edges[:: TIERS + 1]
         self.document_frequency = tiers.counts.reshape(-1, TIERS).sum(1)
 
@@ -72,9 +83,10 @@ class ClusterBuild:
         self.steps = steps
         self.make_sketches()
         cluster_starts, nearest, second, doc_at = self.order_by_clusters()
-        in_order = self.sketches_in_order(doc_at)
-        del self.sketches
-        return ClusterGroups(*self.lists(*in_order), *in_order, steps, doc_at, nearest, second, cluster_starts)
+        stored = self.records(doc_at)
+        del self.sketches, doc_at
+        lists = self.lists(view_records(stored, self.term_type))
+        return ClusterGroups(*lists, stored, steps, nearest, second, cluster_starts)
 
     def on_threads(self, work: Callable[..., Any], parts: Iterable[tuple[int, ...]]) -> list[Any]:
         """`work` for each part, on several threads; the results in order."""
@@ -88,7 +100,7 @@ class ClusterBuild:
         edges = [count * part // self.threads for part in range(self.threads + 1)]
         return list(itertools.pairwise(edges))
 
-    def scratch(self, dtype: str, length: int) -> np.ndarray:
+    def scratch(self, dtype: Any, length: int) -> np.ndarray:
         """An array for this build only, all zero."""
         if self.scratch_in_files and length:
             with tempfile.TemporaryFile(dir=self.folder) as file:  # the mapping keeps it
@@ -96,12 +108,8 @@ class ClusterBuild:
                 return np.memmap(file, dtype, "r+", shape=(length,))
         return np.zeros(length, dtype)
 
-    @property
-    def term_dtype(self) -> str:
-        return dtype_of_terms(self.num_terms)
-
     def make_sketches(self) -> None:
-        terms = self.scratch(self.term_dtype, self.num_docs * SKETCH)
+        terms = self.scratch(self.term_type, self.num_docs * SKETCH)
         impacts = self.scratch("uint8", self.num_docs * SKETCH)
 
         def make(window: int) -> None:
@@ -125,7 +133,7 @@ class ClusterBuild:
         nearest_of, second_of = self.assign(docs, *centroids)
         by_second = self.scratch("int32", self.num_docs)
         clustering.sort_by(docs, second_of, num_clusters + 1, by_second)
-        doc_at = self.allocate("doc_at", "int32", self.num_docs)
+        doc_at = self.scratch("int32", self.num_docs)
         cluster_starts = self.allocate("cluster_starts", "int64", num_clusters + 2)
         cluster_starts[:] = clustering.sort_by(by_second, nearest_of, num_clusters + 1, doc_at)
         nearest = self.allocate("nearest", "int32", self.num_docs)
@@ -168,27 +176,28 @@ class ClusterBuild:
         self.on_threads(find, self.equal_parts(len(docs)))
         return nearest, second
 
-    def sketches_in_order(self, doc_at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        terms = self.allocate("sketch_terms", self.term_dtype, self.num_docs * SKETCH)
-        impacts = self.allocate("sketch_impacts", "uint8", self.num_docs * SKETCH)
+    def records(self, doc_at: np.ndarray) -> np.ndarray:
+        size = record_bytes(np.dtype(self.term_type).itemsize)
+        stored = self.allocate("records", "uint8", self.num_groups * size)
+        views = view_records(stored, self.term_type)
 
-        def move(first: int, past_last: int) -> None:
-            sketches.reorder(first, past_last, doc_at, *self.sketches, terms, impacts)
+        def fill(first: int, past_last: int) -> None:
+            cluster_groups.fill_records(first, past_last, doc_at, *self.sketches, views)
 
-        self.on_threads(move, self.equal_parts(self.num_docs))
-        return terms, impacts
+        self.on_threads(fill, self.equal_parts(self.num_docs))
+        return stored
 
-    def lists(self, *in_order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def lists(self, records: Records) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(starts, groups, means, counts) of ClusterGroups."""
         cells, num_windows = self.num_terms * GROUP_TIERS, count_group_windows(self.num_docs)
 
         def count(first: int, past_last: int) -> np.ndarray:
             counted = np.zeros(self.num_terms * LEVELS, np.int32)
-            cluster_groups.count_levels(first, past_last, *in_order, counted)
+            cluster_groups.count_levels(first, past_last, records, counted)
             return counted
 
         level_counts = np.zeros(self.num_terms * LEVELS, np.int32)
-        for counted in self.on_threads(count, self.equal_parts(-(-self.num_docs // GROUP))):
+        for counted in self.on_threads(count, self.equal_parts(self.num_groups)):
             level_counts += counted
         tier_of_level = np.zeros(self.num_terms * LEVELS, np.uint8)
         means, counts = self.allocate("means", "float32", cells), self.allocate("counts", "int64", cells)
@@ -196,22 +205,22 @@ class ClusterBuild:
         starts = self.allocate("starts", "int64", cells * num_windows + 1)
 
         def count_window(window: int) -> None:
-            cluster_groups.count_window(window, num_windows, *in_order, tier_of_level, starts[1:])
+            cluster_groups.count_window(window, num_windows, self.num_groups, records, tier_of_level, starts[1:])
 
         self.on_threads(count_window, [(window,) for window in range(num_windows)])
         np.cumsum(starts, out=starts)
         groups = self.allocate("groups", "uint16", int(starts[-1]))
 
         def fill_window(window: int) -> None:
-            cluster_groups.fill_window(window, num_windows, *in_order, tier_of_level, starts, groups)
+            cluster_groups.fill_window(window, num_windows, self.num_groups, records, tier_of_level, starts, groups)
 
         self.on_threads(fill_window, [(window,) for window in range(num_windows)])
         return starts, groups, means, counts
 
 
-def dtype_of_terms(num_terms: int) -> str:
+def type_of_terms(num_terms: int) -> Any:
     """Of the terms in sketches."""
-    return "uint16" if num_terms <= MOST_SMALL_TERMS else "uint32"
+    return np.uint16 if num_terms <= MOST_SMALL_TERMS else np.uint32
 
 
 def count_group_windows(num_docs: int) -> int:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels.cpu.bits import prefetch
-from kernels.cpu.cluster_groups import GROUP, GROUP_TIERS
+from kernels.cpu.cluster_groups import GROUP, GROUP_TIERS, first_places
 from kernels.cpu.compiled import compiled
 from kernels.cpu.forward_rows import count_buckets, first_bit, score
 from kernels.cpu.group_taat import choose_lists, find_groups, load_runs
-from kernels.cpu.sketch_scores import choose_best, mark, score_clusters, score_groups, set_table, unmark
+from kernels.cpu.sketch_scores import choose_best, mark, near_leaders, score_groups, score_spans, set_table, unmark
 from kernels.cpu.top_k import EMPTY, offer, sort_best_first
 
 BATCH = 8  # rows asked for at a time
@@ -23,16 +23,16 @@ BATCH = 8  # rows asked for at a time
 class ClusterWorkspace(NamedTuple):
     """Scratch arrays of one thread. Accumulators, tables and bits are zero before and after every search."""
 
-    accumulators: np.ndarray  # uint16 [GROUP_WINDOW]
-    bins: np.ndarray  # int32 [NUM_BINS]
+    accumulators: np.ndarray  # uint8 [GROUP_WINDOW]
+    bins: np.ndarray  # int32 [SCORE_BINS]
     noted: np.ndarray  # uint16 [GROUP_WINDOW]
     lists: np.ndarray  # int64 [query terms * GROUP_TIERS]
-    adds: np.ndarray  # uint16, beside it
+    adds: np.ndarray  # uint8, beside it
     begins: np.ndarray  # int64 [windows * query terms * GROUP_TIERS]
     ends: np.ndarray  # int64, beside it
     table: np.ndarray  # uint16, one for each number a term of a sketch can have; a power of two
     found_groups: np.ndarray  # int32, longer than twice the groups wanted
-    partials: np.ndarray  # uint16, beside it
+    partials: np.ndarray  # uint8, beside it
     found: np.ndarray  # int32 [positions whose sketches are scored]
     scores: np.ndarray  # int32, beside it
     seen: np.ndarray  # uint8, a bit for each document
@@ -41,15 +41,16 @@ class ClusterWorkspace(NamedTuple):
     row_scores: np.ndarray  # float32, beside it
     query_weights: np.ndarray  # float32, one for each term of every bucket
     in_query: np.ndarray  # uint8, beside it
+    spans: np.ndarray  # int64 [4 * leaders]
     matches: np.ndarray  # uint64 [terms + 2]
     counters: np.ndarray  # int64 [3]: postings read, sketches scored, rows scored
 
 
 @compiled
-def search(tier, forward, terms, weights, k, max_postings, wanted, rows, leaders, expanded, work):
+def search(tier, records, forward, terms, weights, k, max_postings, wanted, rows, leaders, expanded, work):
     """The best k documents found, best first: (scores float32 [k], docs int32 [k]).
 
-    tier                    ClusterGroups
+    tier, records           ClusterGroups, and the views of its records
     terms, weights          the query, terms ascending
     max_postings, wanted    postings of groups to read, about; groups to keep of them
     rows                    documents of these groups to score exactly
@@ -58,7 +59,7 @@ def search(tier, forward, terms, weights, k, max_postings, wanted, rows, leaders
     A slot that no document fills holds (0, EMPTY).
     """
     best_scores, best_docs = np.zeros(k, np.float32), np.full(k, EMPTY, np.int32)
-    num_docs, num_terms = tier.doc_at.shape[0], tier.steps.shape[0]
+    num_docs, num_terms = tier.nearest.shape[0], tier.steps.shape[0]
     num_groups = (num_docs + GROUP - 1) // GROUP
     num_windows = (tier.starts.shape[0] - 1) // (num_terms * GROUP_TIERS)
     num_lists, read = choose_lists(terms, weights, tier.means, tier.counts, max_postings, work.lists, work.adds)
@@ -69,26 +70,24 @@ def search(tier, forward, terms, weights, k, max_postings, wanted, rows, leaders
     )  # fmt: skip
     set_table(terms, weights, tier.steps, work.table)
     num_found = score_groups(
-        work.found_groups, num_found_groups, num_docs, tier.sketch_terms, tier.sketch_impacts, work.table, work.found, work.scores
-    )  # fmt: skip
+        work.found_groups, num_found_groups, num_docs, records, work.table, work.found, work.scores
+    )
     work.counters[0] += read
     work.counters[1] += num_found
     for i in range(terms.shape[0]):
         work.query_weights[np.int64(terms[i])], work.in_query[np.int64(terms[i])] = weights[i], 1
     num_rows = choose_best(work.found, work.scores, num_found, rows, work.bins, work.chosen, 0)
-    score_rows(forward, tier.doc_at, 0, num_rows, best_scores, best_docs, work)
+    score_rows(forward, records, num_docs, 0, num_rows, best_scores, best_docs, work)
     if leaders > 0 and num_rows > 0:
         best = best_rows(work.row_scores, work.chosen, num_rows, leaders)
         mark(work.seen, work.chosen, num_rows)
-        num_found = score_clusters(
-            best, best.shape[0], tier.nearest, tier.second, tier.cluster_starts, tier.sketch_terms, tier.sketch_impacts,
-            work.table, work.seen, work.found, work.scores,
-        )  # fmt: skip
+        num_spans = near_leaders(best, num_docs, tier.nearest, tier.second, tier.cluster_starts, work.spans)
+        num_found = score_spans(work.spans, num_spans, records, work.table, work.seen, work.found, work.scores)
         unmark(work.seen, work.chosen, num_rows)
         work.counters[1] += num_found
         first = num_rows
         num_rows = choose_best(work.found, work.scores, num_found, expanded, work.bins, work.chosen, first)
-        score_rows(forward, tier.doc_at, first, num_rows, best_scores, best_docs, work)
+        score_rows(forward, records, num_docs, first, num_rows, best_scores, best_docs, work)
     work.counters[2] += num_rows
     for i in range(terms.shape[0]):
         term = np.int64(terms[i])
@@ -98,15 +97,14 @@ def search(tier, forward, terms, weights, k, max_postings, wanted, rows, leaders
 
 
 @compiled
-def score_rows(forward, doc_at, first, past_last, best_scores, best_docs, work):
+def score_rows(forward, records, num_docs, first, past_last, best_scores, best_docs, work):
     """Score the rows at the positions chosen[first:past_last] and offer them to the heap; the next batch is fetched meanwhile."""
     chosen, docs = work.chosen, work.docs
-    last_doc = np.int32(doc_at.shape[0] - 1)
+    last_doc = np.int32(num_docs - 1)
     buckets = count_buckets(forward.steps.shape[0], 8 * forward.low.itemsize)
     for i in range(first, past_last):
-        prefetch(doc_at, np.int64(chosen[i]))
-    for i in range(first, past_last):
-        docs[i] = min(max(doc_at[chosen[i]], np.int32(0)), last_doc)  # a damaged file may hold any number
+        _, _, place = first_places(records, np.int64(chosen[i]))
+        docs[i] = min(max(records.docs[place], np.int32(0)), last_doc)  # a damaged file may hold any number
         prefetch(forward.starts, np.int64(docs[i]))
     prefetch_rows(forward, docs[first : min(first + BATCH, past_last)], buckets)
     for begin in range(first, past_last, BATCH):

@@ -1,7 +1,7 @@
 """Which groups promise most: the heaviest contributions of a query, added term at a time, window by window.
 
 Groups found above the threshold, which rises as more are known, are noted while adding. The partial score of a group is a sum of
-means, so it promises and bounds nothing.
+means, so it promises and bounds nothing: 8 bits tell it well enough, and a window of accumulators takes 64 KiB.
 """
 
 import numpy as np
@@ -10,9 +10,8 @@ from kernels.cpu.bits import prefetch
 from kernels.cpu.cluster_groups import GROUP_TIERS, GROUP_WINDOW
 from kernels.cpu.compiled import compiled
 
-FULL = 60_000  # units that the largest possible partial score takes
-BIN_BITS = 4  # partial scores are counted in bins of 16
-NUM_BINS = 65_536 >> BIN_BITS
+FULL = 255  # the largest accumulator
+MOST_TERMS = 255  # of a query, so that rounding leaves half of the units
 HALVINGS = 14  # of the span in which the smallest contribution read is looked for
 LINE = 32  # postings a cache line
 
@@ -21,7 +20,8 @@ LINE = 32  # postings a cache line
 def choose_lists(terms, weights, means, counts, max_postings, lists, adds):
     """Choose the tiers with the largest contributions, about max_postings postings: (lists, postings to read).
 
-    Writes lists, int64 = term * GROUP_TIERS + tier, and adds, uint16, what a posting of each adds. One tier is always read.
+    Writes lists, int64 = term * GROUP_TIERS + tier, and adds, uint8, what a posting of each adds, to the nearest. One tier is
+    always read.
     """
     most, high, low = np.float32(0), np.float32(0), np.float32(0)
     for i in range(terms.shape[0]):
@@ -41,7 +41,7 @@ def choose_lists(terms, weights, means, counts, max_postings, lists, adds):
         else:
             high = middle
     num_lists, postings = 0, np.int64(0)
-    unit = max(most, np.float32(1e-30)) / np.float32(FULL)
+    unit = max(most, np.float32(1e-30)) / np.float32(FULL - terms.shape[0] // 2)  # no sum exceeds FULL
     for i in range(terms.shape[0]):
         first = np.int64(terms[i]) * GROUP_TIERS
         for cell in range(first, first + GROUP_TIERS):
@@ -50,9 +50,11 @@ def choose_lists(terms, weights, means, counts, max_postings, lists, adds):
                 break
             if counts[cell] <= 0:
                 continue
-            lists[num_lists], adds[num_lists] = cell, np.uint16(np.int32(contribution / unit))
-            postings += counts[cell]
-            num_lists += 1
+            add = np.int32(contribution / unit + np.float32(0.5))
+            if add > 0:
+                lists[num_lists], adds[num_lists] = cell, np.uint8(add)
+                postings += counts[cell]
+                num_lists += 1
     return num_lists, postings
 
 
@@ -85,7 +87,7 @@ def add_window(groups, begins, ends, run, num_lists, num_runs, adds, accumulator
         p, past_last = np.uint64(begins[run + i]), np.uint64(ends[run + i])
         if (past_last - p) & np.uint64(1):
             group = groups[p]
-            partial = np.uint16(np.uint32(accumulators[group]) + add)
+            partial = np.uint8(np.uint32(accumulators[group]) + add)
             accumulators[group] = partial
             if partial > threshold:
                 noted[min(count, room)] = group
@@ -93,9 +95,9 @@ def add_window(groups, begins, ends, run, num_lists, num_runs, adds, accumulator
             p += np.uint64(1)
         while p < past_last:
             group, next_group = groups[p], groups[p + np.uint64(1)]
-            partial = np.uint16(np.uint32(accumulators[group]) + add)
+            partial = np.uint8(np.uint32(accumulators[group]) + add)
             accumulators[group] = partial
-            next_partial = np.uint16(np.uint32(accumulators[next_group]) + add)
+            next_partial = np.uint8(np.uint32(accumulators[next_group]) + add)
             accumulators[next_group] = next_partial
             if (partial > threshold) | (next_partial > threshold):  # almost never: one branch for two postings
                 if partial > threshold:
@@ -121,10 +123,10 @@ def scan(accumulators, threshold, noted):
 
 @compiled
 def compact(found, partials, count, lowest, spare):
-    """Keep the groups in bins above the lowest and the first `spare` in it; returns how many stay."""
+    """Keep the groups above the lowest partial score that counts and the first `spare` with it; returns how many stay."""
     kept = 0
     for i in range(count):
-        b = np.int64(partials[i] >> BIN_BITS)
+        b = np.int64(partials[i])
         if b > lowest or (b == lowest and spare > 0):
             spare -= b == lowest
             found[kept], partials[kept] = found[i], partials[i]
@@ -138,13 +140,14 @@ def find_groups(
 ):
     """Write the `wanted` groups with the largest partial scores into `found`, int32; returns their number.
 
-    accumulators  uint16 [GROUP_WINDOW], zero before and after
+    accumulators  uint8 [GROUP_WINDOW], zero before and after
+    bins          int32, more than FULL
     found         longer than twice `wanted`
     """
     bins[:] = 0
-    lowest, above, count = 0, 0, 0  # bin that still counts, groups in it and above, groups found
+    lowest, above, count = 0, 0, 0  # partial score that still counts, groups with it and above, groups found
     for window in range(num_windows):
-        threshold = np.uint16(max((lowest << BIN_BITS) - 1, 0))
+        threshold = np.uint8(max(lowest - 1, 0))
         num_noted = add_window(
             groups, begins, ends, window * num_lists, num_lists, num_windows * num_lists, adds, accumulators, threshold,
             noted,
@@ -154,7 +157,7 @@ def find_groups(
         for i in range(num_noted):
             local = noted[i]
             partial = accumulators[local]
-            b = np.int64(partial >> BIN_BITS)
+            b = np.int64(partial)
             group = window * GROUP_WINDOW + np.int64(local)
             if partial == 0 or b < lowest or group >= num_groups:
                 continue

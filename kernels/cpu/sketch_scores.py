@@ -3,11 +3,12 @@
 import numpy as np
 
 from kernels.cpu.bits import prefetch
-from kernels.cpu.cluster_groups import GROUP
+from kernels.cpu.cluster_groups import GROUP, first_places
 from kernels.cpu.compiled import compiled
 from kernels.cpu.sketches import SKETCH
 
-AHEAD = 16  # groups whose sketches are asked for before they are read
+AHEAD = 8  # groups whose records are asked for before they are read
+SPAN_AHEAD = 4  # the same where groups lie side by side
 ROOM = 256  # positions of a cluster that are looked at on each side
 SCORE_BINS = 1_024
 
@@ -24,69 +25,85 @@ def set_table(terms, weights, steps, table):
 
 
 @compiled
-def sketch_score(position, sketch_terms, sketch_impacts, table):
-    """Score of the sketch at a position, int32: below 2**29. The length of `table` is a power of two."""
-    first, last_term = np.uint64(position) * np.uint64(SKETCH), np.uint32(table.shape[0] - 1)
+def sketch_score(terms, impacts, term, impact, table):
+    """Score of the sketch that begins at these places, int32: below 2**29. The length of `table` is a power of two."""
+    first_term, first_impact, last_term = np.uint64(term), np.uint64(impact), np.uint32(table.shape[0] - 1)
     total = np.int32(0)
     for i in range(SKETCH):
-        entry = first + np.uint64(i)
-        total += np.int32(table[sketch_terms[entry] & last_term]) * np.int32(sketch_impacts[entry])
+        worth = np.int32(table[terms[first_term + np.uint64(i)] & last_term])
+        total += worth * np.int32(impacts[first_impact + np.uint64(i)])
     return total
 
 
 @compiled
-def score_groups(groups, count, num_docs, sketch_terms, sketch_impacts, table, found, scores):
+def prefetch_record(impacts, first_impact, size):
+    """Ask for the lines of a record that begins at a byte."""
+    for byte in range(first_impact, first_impact + size, 64):
+        prefetch(impacts, byte)
+    prefetch(impacts, first_impact + size - 1)
+
+
+@compiled
+def score_groups(groups, count, num_docs, records, table, found, scores):
     """Write positions, int32, and sketch scores, int32, of the documents of `count` groups; returns their number."""
-    num_found = 0
-    for i in range(count + AHEAD):
-        if i < count:
-            first = np.int64(groups[i]) * (GROUP * SKETCH)
-            for entry in range(first, first + GROUP * SKETCH, 64 // sketch_terms.itemsize):
-                prefetch(sketch_terms, entry)
-            prefetch(sketch_terms, first + GROUP * SKETCH - 1)
-            prefetch(sketch_impacts, first)
-            prefetch(sketch_impacts, first + GROUP * SKETCH - 1)
-        if i >= AHEAD:
-            first_position = np.int64(groups[i - AHEAD]) * GROUP
-            for position in range(first_position, min(num_docs, first_position + GROUP)):
-                found[num_found] = position
-                scores[num_found] = sketch_score(position, sketch_terms, sketch_impacts, table)
-                num_found += 1
+    terms, impacts, num_found = records.terms, records.impacts, 0
+    size = GROUP * (SKETCH * (terms.itemsize + 1) + 4)
+    for i in range(min(AHEAD, count)):
+        prefetch_record(impacts, np.int64(groups[i]) * size, size)
+    for i in range(count):
+        if i + AHEAD < count:
+            prefetch_record(impacts, np.int64(groups[i + AHEAD]) * size, size)
+        first_position = np.int64(groups[i]) * GROUP
+        term, impact, _ = first_places(records, first_position)
+        for member in range(min(GROUP, num_docs - first_position)):
+            found[num_found] = first_position + member
+            scores[num_found] = sketch_score(terms, impacts, term + member * SKETCH, impact + member * SKETCH, table)
+            num_found += 1
     return num_found
 
 
 @compiled
-def score_clusters(
-    leaders, num_leaders, nearest, second, cluster_starts, sketch_terms, sketch_impacts, table, seen, found, scores
-):
-    """The same of both clusters of each leader, a position, without those in `seen`; returns their number.
+def near_leaders(leaders, num_docs, nearest, second, cluster_starts, spans):
+    """Write the positions near the leaders into spans, int64 [4 * leaders]: first, past the last; returns how many spans.
 
-    Of a large cluster only what lies near the leader, or of its second cluster the middle. The clusters of several leaders
-    are looked at once. Stops where `found` is full.
+    The nearest clusters of all leaders, then the second ones, each cluster once. Of a large cluster only what lies near the
+    leader, or of its second cluster the middle.
     """
-    num_found, num_docs, num_clusters = 0, np.int64(nearest.shape[0]), cluster_starts.shape[0] - 2
-    tried, num_tried = np.empty(2 * num_leaders, np.int64), 0
-    for turn in range(2 * num_leaders):
-        leader = np.int64(leaders[turn % num_leaders])
-        is_second = turn >= num_leaders
+    num_clusters, num_tried = cluster_starts.shape[0] - 2, 0
+    tried = np.empty(2 * leaders.shape[0], np.int64)
+    for turn in range(2 * leaders.shape[0]):
+        leader = np.int64(leaders[turn % leaders.shape[0]])
+        is_second = turn >= leaders.shape[0]
         cluster = np.int64(second[leader] if is_second else nearest[leader])
         is_known = cluster < 0 or cluster >= num_clusters
         for i in range(num_tried):
             is_known = is_known or tried[i] == cluster
-        if is_known:
-            continue
-        tried[num_tried] = cluster
-        num_tried += 1
-        # a damaged file may hold any numbers here
-        first = min(max(cluster_starts[cluster], 0), num_docs)
-        past_last = max(min(cluster_starts[cluster + 1], num_docs), first)
-        middle = (first + past_last) // 2 if is_second else leader
-        for position in range(max(first, middle - ROOM), min(past_last, middle + ROOM)):
-            if num_found == found.shape[0]:
-                return num_found
-            if not is_marked(seen, position):
+        if not is_known:
+            # a damaged file may hold any numbers here
+            first = min(max(cluster_starts[cluster], 0), num_docs)
+            past_last = max(min(cluster_starts[cluster + 1], num_docs), first)
+            middle = (first + past_last) // 2 if is_second else leader
+            spans[2 * num_tried], spans[2 * num_tried + 1] = max(first, middle - ROOM), min(past_last, middle + ROOM)
+            tried[num_tried] = cluster
+            num_tried += 1
+    return num_tried
+
+
+@compiled
+def score_spans(spans, num_spans, records, table, seen, found, scores):
+    """As score_groups, of the positions in spans that are not in `seen`. Stops where `found` is full."""
+    terms, impacts, num_found = records.terms, records.impacts, 0
+    size = GROUP * (SKETCH * (terms.itemsize + 1) + 4)
+    for span in range(num_spans):
+        prefetch_record(impacts, spans[2 * span] // GROUP * size, size)
+    for span in range(num_spans):
+        for position in range(spans[2 * span], spans[2 * span + 1]):
+            if position % GROUP == 0:
+                prefetch_record(impacts, (position // GROUP + SPAN_AHEAD) * size, size)
+            if num_found < found.shape[0] and not is_marked(seen, position):
+                term, impact, _ = first_places(records, position)
                 found[num_found] = position
-                scores[num_found] = sketch_score(position, sketch_terms, sketch_impacts, table)
+                scores[num_found] = sketch_score(terms, impacts, term, impact, table)
                 num_found += 1
     return num_found
 

@@ -53,13 +53,3 @@ def make_sketches(rows, steps, sketch_terms, sketch_impacts):
         for i in range(count):
             sketch_terms[row * SKETCH + i] = terms[i]
             sketch_impacts[row * SKETCH + i] = level(weights[i], steps[terms[i]])
-
-
-@compiled
-def reorder(first, past_last, order, sketch_terms, sketch_impacts, terms_in_order, impacts_in_order):
-    """Write the sketches of documents order[first:past_last] to the positions first..past_last."""
-    for position in range(first, past_last):
-        source, target = np.int64(order[position]) * SKETCH, position * SKETCH
-        for i in range(SKETCH):
-            terms_in_order[target + i] = sketch_terms[source + i]
-            impacts_in_order[target + i] = sketch_impacts[source + i]

@@ -14,9 +14,10 @@ from index.calibration import Calibration, ClusterDial, Dial
 from index.effort import Budget, Recall
 from index.errors import IndexFormatError, InvalidVectorsError, WinnowError
 from index.inverted import InvertedIndex, InvertedIndexOptions
-from index.second_tier import MOST_K, MOST_TERMS, ClusterSetting
+from index.second_tier import MOST_K, ClusterSetting
 from index.vectors import SparseQuery
-from kernels.cpu.cluster_groups import GROUP, GROUP_WINDOW, ClusterGroups
+from kernels.cpu.cluster_groups import GROUP, GROUP_WINDOW, ClusterGroups, record_bytes
+from kernels.cpu.group_taat import MOST_TERMS
 from kernels.cpu.sparse import SparseRows
 
 NUM_TERMS, TOPICS = 600, 50
@@ -139,7 +140,8 @@ def test_a_merged_index_has_its_own_second_tier(documents):
 
 def test_positions_are_documents_grouped_by_their_nearest_cluster(index):
     groups = index.second_tier.groups
-    np.testing.assert_array_equal(np.sort(groups.doc_at), np.arange(index.num_docs))
+    docs = index.second_tier.records.docs.reshape(-1, record_bytes(2) // 4)[:, -GROUP:].ravel()
+    np.testing.assert_array_equal(np.sort(docs), np.arange(index.num_docs))
     clusters = np.repeat(np.arange(len(groups.cluster_starts) - 1), np.diff(groups.cluster_starts))
     np.testing.assert_array_equal(groups.nearest, clusters)
     assert len(groups.cluster_starts) - 2 > 10
@@ -234,7 +236,7 @@ def test_odd_collections(documents):
 def test_terms_that_16_bits_do_not_hold():
     documents = [{t: 1.0 + doc % 7 for t in (doc % 13, 65_536 + doc % 17, 99_000 + doc % 11)} for doc in range(400)]
     index = InvertedIndex.build(sparse_rows(documents), options("f32", 100_000))
-    assert index.second_tier.groups.sketch_terms.dtype == np.uint32
+    assert index.second_tier.records.terms.dtype == np.uint32
     asked = SparseQuery(np.array([3, 65_540, 99_001], np.int32), np.ones(3, np.float32))
     assert search(index, asked, 10, GENEROUS) == as_pairs(index.search(*asked, 10))
 
