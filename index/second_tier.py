@@ -125,7 +125,7 @@ class SecondTier:
                 adds=np.empty(lists, np.uint8),
                 begins=np.empty(num_windows * lists, np.int64),
                 ends=np.empty(num_windows * lists, np.int64),
-                table=np.zeros(max(vocabulary, 65_536), np.uint16),
+                table=np.zeros(max(vocabulary, 65_536), np.uint8),
                 found_groups=np.empty(max(4 * groups, 16_384), np.int32),
                 partials=np.empty(max(4 * groups, 16_384), np.uint8),
                 found=np.empty(max(positions, 16_384), np.int32),

@@ -14,10 +14,19 @@ from kernels.cpu.cluster_groups import GROUP, GROUP_TIERS, first_places
 from kernels.cpu.compiled import compiled
 from kernels.cpu.forward_rows import count_buckets, first_bit, score
 from kernels.cpu.group_taat import choose_lists, find_groups, load_runs
-from kernels.cpu.sketch_scores import choose_best, mark, near_leaders, score_groups, score_spans, set_table, unmark
+from kernels.cpu.sketch_scores import (
+    choose_best,
+    fetch,
+    mark,
+    near_leaders,
+    score_groups,
+    score_spans,
+    set_table,
+    unmark,
+)
 from kernels.cpu.top_k import EMPTY, offer, sort_best_first
 
-BATCH = 8  # rows asked for at a time
+BATCH = 16  # rows asked for at a time
 
 
 class ClusterWorkspace(NamedTuple):
@@ -30,7 +39,7 @@ class ClusterWorkspace(NamedTuple):
     adds: np.ndarray  # uint8, beside it
     begins: np.ndarray  # int64 [windows * query terms * GROUP_TIERS]
     ends: np.ndarray  # int64, beside it
-    table: np.ndarray  # uint16, one for each number a term of a sketch can have; a power of two
+    table: np.ndarray  # uint8, one for each number a term of a sketch can have; a power of two
     found_groups: np.ndarray  # int32, longer than twice the groups wanted
     partials: np.ndarray  # uint8, beside it
     found: np.ndarray  # int32 [positions whose sketches are scored]
@@ -68,6 +77,8 @@ def search(tier, records, forward, terms, weights, k, max_postings, wanted, rows
         tier.groups, num_groups, num_windows, work.begins, work.ends, num_lists, work.adds, wanted, work.accumulators,
         work.bins, work.noted, work.found_groups, work.partials,
     )  # fmt: skip
+    fetch(work.table, num_terms)
+    fetch(work.in_query, num_terms)
     set_table(terms, weights, tier.steps, work.table)
     num_found = score_groups(
         work.found_groups, num_found_groups, num_docs, records, work.table, work.found, work.scores

@@ -14,6 +14,7 @@ FULL = 255  # the largest accumulator
 MOST_TERMS = 255  # of a query, so that rounding leaves half of the units
 HALVINGS = 14  # of the span in which the smallest contribution read is looked for
 LINE = 32  # postings a cache line
+COLUMNS = 4_096  # groups of a window, whose maxima tell a first threshold
 
 
 @compiled
@@ -100,24 +101,49 @@ def add_window(groups, begins, ends, run, num_lists, num_runs, adds, accumulator
             next_partial = np.uint8(np.uint32(accumulators[next_group]) + add)
             accumulators[next_group] = next_partial
             if (partial > threshold) | (next_partial > threshold):  # almost never: one branch for two postings
-                if partial > threshold:
-                    noted[min(count, room)] = group
-                    count += 1
-                if next_partial > threshold:
-                    noted[min(count, room)] = next_group
-                    count += 1
+                noted[min(count, room)] = group
+                count += np.int64(partial > threshold)
+                noted[min(count, room)] = next_group
+                count += np.int64(next_partial > threshold)
             p += np.uint64(2)
     return count
 
 
 @compiled
-def scan(accumulators, threshold, noted):
-    """Note every group above the threshold, ascending; returns their number."""
+def column_maxima(accumulators):
+    """uint8 [COLUMNS]: the largest accumulator of every COLUMNS-th group of a window."""
+    largest = accumulators[:COLUMNS].copy()
+    for row in range(1, accumulators.shape[0] // COLUMNS):
+        members = accumulators[row * COLUMNS : (row + 1) * COLUMNS]
+        for column in range(COLUMNS):
+            largest[column] = max(largest[column], members[column])
+    return largest
+
+
+@compiled
+def reached(largest, wanted):
+    """The highest partial score that `wanted` of the maxima reach, so that many groups do; 1 if there is none."""
+    bins = np.zeros(FULL + 1, np.int32)
+    for column in range(largest.shape[0]):
+        bins[largest[column]] += 1
+    seen = 0
+    for partial in range(FULL, 1, -1):
+        seen += bins[partial]
+        if seen >= wanted:
+            return partial
+    return 1
+
+
+@compiled
+def scan(accumulators, largest, lowest, noted):
+    """Note every group that reaches `lowest`, column by column; returns their number."""
     count = 0
-    for group in range(accumulators.shape[0]):
-        if accumulators[group] > threshold:
-            noted[count] = group
-            count += 1
+    for column in range(COLUMNS):
+        if largest[column] >= lowest:
+            for group in range(column, accumulators.shape[0], COLUMNS):
+                if accumulators[group] >= lowest:
+                    noted[count] = group
+                    count += 1
     return count
 
 
@@ -145,21 +171,25 @@ def find_groups(
     found         longer than twice `wanted`
     """
     bins[:] = 0
-    lowest, above, count = 0, 0, 0  # partial score that still counts, groups with it and above, groups found
+    lowest, above, count = 1, 0, 0  # partial score that still counts, groups with it and above, groups found
     for window in range(num_windows):
-        threshold = np.uint8(max(lowest - 1, 0))
         num_noted = add_window(
-            groups, begins, ends, window * num_lists, num_lists, num_windows * num_lists, adds, accumulators, threshold,
-            noted,
+            groups, begins, ends, window * num_lists, num_lists, num_windows * num_lists, adds, accumulators,
+            np.uint8(lowest - 1 if lowest > 1 else FULL), noted,
         )  # fmt: skip
-        if num_noted > noted.shape[0]:
-            num_noted = scan(accumulators, threshold, noted)
+        if lowest == 1:  # the windows before had too few groups to tell what is worth noting
+            largest = column_maxima(accumulators)
+            lowest = reached(largest, wanted)
+            above = bins[lowest:].sum()
+            num_noted = scan(accumulators, largest, lowest, noted)
+        elif num_noted > noted.shape[0]:
+            num_noted = scan(accumulators, column_maxima(accumulators), lowest, noted)
         for i in range(num_noted):
             local = noted[i]
             partial = accumulators[local]
             b = np.int64(partial)
             group = window * GROUP_WINDOW + np.int64(local)
-            if partial == 0 or b < lowest or group >= num_groups:
+            if b < lowest or group >= num_groups:
                 continue
             accumulators[local] = 0  # noted twice, it counts once
             if count == found.shape[0]:
