@@ -19,10 +19,18 @@ SHORT = 12  # terms, up to which a query is short
 LEFT_OUT = (0.01, 0.03, 0.05, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5)
 CANDIDATES = (30, 60, 100, 200)
 ROW_COST = 400  # postings that scoring one document takes as long as
-SKETCH_COST = 40  # the same for a sketch
-WINDOW_COST = 2_000  # the same for a window of documents or groups that is gone through
+SKETCH_COST = 50  # the same for a sketch
+WINDOW_COST = 2_000  # the same for going through a window of documents or groups
 SHARES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.1)  # postings of groups read, for each document of the collection
-WIDTHS = ((300, 100, 3, 60), (600, 150, 3, 60), (600, 200, 5, 100), (1_000, 250, 5, 150), (1_500, 400, 5, 200))
+WIDTHS = (  # groups, rows, leaders, rows of their clusters
+    (300, 100, 3, 60),
+    (600, 100, 3, 60),
+    (600, 150, 3, 60),
+    (1_000, 150, 3, 60),
+    (1_000, 150, 5, 100),
+    (1_000, 400, 3, 100),
+    (1_500, 400, 5, 200),
+)
 SAMPLED = {6: 128, 24: 128}  # terms of a sampled query -> how many such queries
 WORTH_IT = 50_000  # documents; below, an exact search costs little
 
