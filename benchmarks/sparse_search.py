@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from protocol import load_documents, load_queries, queries_of, recall, record, t
 
 from index.effort import EXACT, Effort, Recall
 from index.inverted import InvertedIndex, InvertedIndexOptions
+from index.second_tier import WORTH_IT as SECOND_TIER_WORTH_IT
 from index.vectors import SparseQuery
 from kernels.cpu.sparse import SparseRows
 
@@ -127,7 +129,8 @@ def main() -> None:
 
 
 def compile_everything(rows: SparseRows, options: InvertedIndexOptions) -> None:
-    """Build and search a few documents, so that no time below includes compiling."""
+    """Build and search a few documents as many will be, so that no time below includes compiling."""
+    options = replace(options, second_tier=len(rows.indptr) - 1 >= SECOND_TIER_WORTH_IT)
     entries = rows.indptr[1_001]
     few = InvertedIndex.build(SparseRows(rows.indptr[:1_002], rows.indices[:entries], rows.data[:entries]), options)
     few.calibrate([SparseQuery(np.arange(5_000, 5_040, dtype=np.int32), np.ones(40, np.float32))])

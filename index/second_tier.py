@@ -120,7 +120,7 @@ class SecondTier:
             work = ClusterWorkspace(
                 accumulators=np.zeros(GROUP_WINDOW, np.uint8),
                 bins=np.zeros(SCORE_BINS, np.int32),
-                noted=np.empty(GROUP_WINDOW, np.uint16),
+                noted=np.empty(GROUP_WINDOW + 1, np.uint16),
                 lists=np.empty(lists, np.int64),
                 adds=np.empty(lists, np.uint8),
                 begins=np.empty(num_windows * lists, np.int64),

@@ -34,7 +34,7 @@ class ClusterWorkspace(NamedTuple):
 
     accumulators: np.ndarray  # uint8 [GROUP_WINDOW]
     bins: np.ndarray  # int32 [SCORE_BINS]
-    noted: np.ndarray  # uint16 [GROUP_WINDOW]
+    noted: np.ndarray  # uint16 [GROUP_WINDOW + 1]
     lists: np.ndarray  # int64 [query terms * GROUP_TIERS]
     adds: np.ndarray  # uint8, beside it
     begins: np.ndarray  # int64 [windows * query terms * GROUP_TIERS]

@@ -42,7 +42,7 @@ def choose_lists(terms, weights, means, counts, max_postings, lists, adds):
         else:
             high = middle
     num_lists, postings = 0, np.int64(0)
-    unit = max(most, np.float32(1e-30)) / np.float32(FULL - terms.shape[0] // 2)  # no sum exceeds FULL
+    unit = max(most, np.float32(1e-30)) / np.float32(max(FULL - terms.shape[0] // 2, 1))  # no sum exceeds FULL
     for i in range(terms.shape[0]):
         first = np.int64(terms[i]) * GROUP_TIERS
         for cell in range(first, first + GROUP_TIERS):
@@ -168,6 +168,7 @@ def find_groups(
 
     accumulators  uint8 [GROUP_WINDOW], zero before and after
     bins          int32, more than FULL
+    noted         uint16 [GROUP_WINDOW + 1]
     found         longer than twice `wanted`
     """
     bins[:] = 0
@@ -182,7 +183,7 @@ def find_groups(
             lowest = reached(largest, wanted)
             above = bins[lowest:].sum()
             num_noted = scan(accumulators, largest, lowest, noted)
-        elif num_noted > noted.shape[0]:
+        elif num_noted >= noted.shape[0]:
             num_noted = scan(accumulators, column_maxima(accumulators), lowest, noted)
         for i in range(num_noted):
             local = noted[i]
