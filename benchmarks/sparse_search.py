@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from protocol import KINDS, NUM_TERMS, load_documents, load_queries, queries_of,
 
 from index.effort import EXACT, Effort, Recall
 from index.inverted import InvertedIndex, InvertedIndexOptions
+from index.second_tier import WORTH_IT as SECOND_TIER_WORTH_IT
 from index.vectors import SparseQuery
 from kernels.cpu.sparse import SparseRows
 
@@ -123,7 +125,8 @@ def main() -> None:
 
 
 def compile_everything(rows: SparseRows, options: InvertedIndexOptions) -> None:
-    """Build and search a few documents, so that no time below includes compiling."""
+    """Build and search a few documents as many will be, so that no time below includes compiling."""
+    options = replace(options, second_tier=len(rows.indptr) - 1 >= SECOND_TIER_WORTH_IT)
     indptr = rows.indptr[:1_002]
     few = InvertedIndex.build(SparseRows(indptr, rows.indices[: indptr[-1]], rows.data[: indptr[-1]]), options)
     few.calibrate([SparseQuery(np.arange(5_000, 5_040, dtype=np.int32), np.ones(40, np.float32))])

@@ -18,10 +18,23 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from index.building import DTYPES, Allocate, Parts, build_parts, in_files, in_memory, parse_size, spilled
-from index.calibration import NOT_CALIBRATED, ROW_COST, WORTH_IT, Calibration, calibrate, sample_queries
+from index.calibration import (
+    NOT_CALIBRATED,
+    ROW_COST,
+    WINDOW_COST,
+    WORTH_IT,
+    AnyDial,
+    Calibration,
+    ClusterDial,
+    calibrate,
+    sample_queries,
+)
 from index.calibration import K as CALIBRATED_K
 from index.effort import EXACT, Budget, Effort, Exact, Recall
 from index.errors import InvalidVectorsError, WinnowError
+from index.second_tier import WORTH_IT as SECOND_TIER_WORTH_IT
+from index.second_tier import ClusterSetting, SecondTier
+from index.second_tier_building import build_second_tier, count_group_windows
 from index.storage import Verify, commit, open_array, read_current, read_only, save_array
 from index.vectors import SparseQuery, checked_query, checked_shape
 from kernels.cpu import anytime, forward_rows, query_batch, rank_safe
@@ -49,6 +62,7 @@ class Setting(NamedTuple):
 
 
 EXACTLY = Setting(0.0, NO_LIMIT, 0)
+AnySetting = Setting | ClusterSetting
 
 
 class Speed(NamedTuple):
@@ -63,15 +77,19 @@ class InvertedIndexOptions:
     """Choices fixed when the index is built and stored with it.
 
     `impacts` is how a weight is stored: `u8` and `u16` in 255 or 65,535 steps up to the largest weight of its term,
-    `f32` as it is.
+    `f32` as it is. `second_tier` says whether clusters of similar documents are kept as well, a sixth more bytes, which make
+    `Recall(...)` faster in large collections; None: where there are 2,000,000 documents or more.
     """
 
     num_terms: int
     impacts: Literal["u8", "u16", "f32"] = "u8"
+    second_tier: bool | None = None
 
     def __post_init__(self) -> None:
         if self.impacts not in DTYPES:
             raise InvalidVectorsError(f"impacts is {self.impacts!r}; it must be one of {', '.join(DTYPES)}.")
+        if self.second_tier not in (True, False, None):
+            raise InvalidVectorsError(f"second_tier is {self.second_tier!r}; it must be True, False or None.")
 
 
 class InvertedIndex:
@@ -85,12 +103,19 @@ class InvertedIndex:
     ([1, 0], [18.0, 7.0])
     """
 
-    def __init__(self, parts: Parts, options: InvertedIndexOptions, calibration: Calibration = NOT_CALIBRATED):
+    def __init__(
+        self,
+        parts: Parts,
+        options: InvertedIndexOptions,
+        calibration: Calibration = NOT_CALIBRATED,
+        second_tier: SecondTier | None = None,
+    ):
         self.tiers = ImpactTiers(*map(read_only, parts.tiers))
         self.forward = ForwardRows(*map(read_only, parts.forward))
         self.num_docs = len(self.forward.starts) - 1
         self.options = options
         self.calibration = calibration
+        self.second_tier = second_tier
         self._speed: Speed | None = None
         self._workspaces = threading.local()
 
@@ -143,6 +168,8 @@ class InvertedIndex:
         rows = checked_shape(vectors)
         parts = build_parts(rows, options.num_terms, options.impacts, allocate, threads, limit)
         index = cls(parts, options)
+        if index.num_docs >= SECOND_TIER_WORTH_IT if options.second_tier is None else options.second_tier:
+            index.second_tier = SecondTier(build_second_tier(rows, parts.tiers, allocate, threads, limit, folder))
         if calibrate_with is not None or index.num_docs >= WORTH_IT:
             index._calibrate(sample_queries(rows) if calibrate_with is None else calibrate_with, rows, threads)
         return index
@@ -243,7 +270,8 @@ class InvertedIndex:
     @property
     def nbytes(self) -> int:
         """Bytes of all that search reads, in memory and on disk alike."""
-        return sum(array.nbytes for part in (self.tiers, self.forward) for array in part)
+        second_tier = 0 if self.second_tier is None else self.second_tier.nbytes
+        return sum(array.nbytes for part in (self.tiers, self.forward) for array in part) + second_tier
 
     def save(self, folder: str | Path) -> None:
         """Write an index folder of its own, whole or not at all; an index there before is replaced."""
@@ -260,6 +288,8 @@ class InvertedIndex:
         for part_name, part in (("tiers", self.tiers), ("forward", self.forward)):
             for name, array in part._asdict().items():
                 save_array(path / f"{part_name}.{name}.npy", array)
+        if self.second_tier is not None:
+            self.second_tier.write(path)
         return self.description()
 
     def description(self) -> dict[str, Any]:
@@ -271,6 +301,7 @@ class InvertedIndex:
             "high_words": len(self.forward.high),
             "options": asdict(self.options),
             "calibration": self.calibration.as_json(),
+            "second_tier": None if self.second_tier is None else self.second_tier.description(),
         }
 
     @classmethod
@@ -299,7 +330,8 @@ class InvertedIndex:
             array("forward.steps", "float32", num_terms),
         )
         calibration = Calibration.from_json(description["calibration"])
-        return cls(Parts(tiers, forward), options, calibration)
+        second_tier = SecondTier.read(path, description["second_tier"], num_docs, num_terms)
+        return cls(Parts(tiers, forward), options, calibration, second_tier)
 
     @property
     def _num_windows(self) -> int:
@@ -341,7 +373,7 @@ class InvertedIndex:
         return read_only(np.ascontiguousarray(allowed))
 
     def _search(
-        self, query: SparseQuery, k: int, effort: Effort | Setting, allowed: np.ndarray
+        self, query: SparseQuery, k: int, effort: Effort | AnySetting, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """(scores, docs) of length k, empty slots last; one call into one compiled loop."""
         found: tuple[np.ndarray, np.ndarray]
@@ -350,7 +382,14 @@ class InvertedIndex:
             docs = np.flatnonzero(allowed) if len(allowed) else np.arange(self.num_docs)
             found = score_documents(self.forward, *query, read_only(docs.astype(np.int32)), k, work)
             return found
-        setting = self._setting(len(query.terms), k, effort)
+        setting = self._setting(len(query.terms), k, effort, allowed)
+        if isinstance(setting, ClusterSetting):
+            assert self.second_tier is not None
+            found = self.second_tier.search(self.forward, query, k, setting)
+            if found[0][-1] > 0 or isinstance(effort, ClusterSetting):
+                return found
+            setting = self._setting(len(query.terms), k, effort, allowed, second_tier=False)  # too few hits
+            assert isinstance(setting, Setting)
         if setting == EXACTLY:
             found = rank_safe.search(self.tiers, self.forward, *query, allowed, k, work)
             return found
@@ -359,7 +398,7 @@ class InvertedIndex:
         return found
 
     def _search_batch(
-        self, queries: list[SparseQuery], k: int, threads: int, effort: Effort | Setting, allowed: np.ndarray
+        self, queries: list[SparseQuery], k: int, threads: int, effort: Effort | AnySetting, allowed: np.ndarray
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
         """(the answers to checked queries, their cost together in postings)."""
         chunks = [queries[first : first + CHUNK] for first in range(0, len(queries), CHUNK)]
@@ -375,7 +414,7 @@ class InvertedIndex:
         return [answer for answers, _ in answered for answer in answers], sum(cost for _, cost in answered)
 
     def _search_chunk(
-        self, queries: list[SparseQuery], k: int, effort: Effort | Setting, allowed: np.ndarray
+        self, queries: list[SparseQuery], k: int, effort: Effort | AnySetting, allowed: np.ndarray
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
         """The same for a few queries, in one call of the compiled loop where lists are to be read."""
         longest = max(len(query.terms) for query in queries)
@@ -384,7 +423,13 @@ class InvertedIndex:
                 hits(*self._search(query, k, effort, allowed)) if k and len(query.terms) else NOTHING
                 for query in queries
             ], 0.0
-        settings = [self._setting(len(query.terms), k, effort) for query in queries]
+        settings = [self._setting(len(query.terms), k, effort, allowed) for query in queries]
+        if self.second_tier is not None and any(isinstance(setting, ClusterSetting) for setting in settings):
+            before = self.second_tier.cost()
+            answers = [
+                hits(*self._search(query, k, effort, allowed)) if len(query.terms) else NOTHING for query in queries
+            ]
+            return answers, self.second_tier.cost() - before
         left_out, max_postings, candidates = map(np.array, zip(*settings, strict=True))
         scores, docs, read, scored = query_batch.search(
             self.tiers,
@@ -408,17 +453,19 @@ class InvertedIndex:
         counts = self.tiers.counts.reshape(-1, TIERS)[terms].sum()
         return bool(np.count_nonzero(allowed) * ROW_COST < counts)
 
-    def _setting(self, num_terms: int, k: int, effort: Effort | Setting) -> Setting:
-        """What an effort means for a query of so many terms."""
-        if isinstance(effort, Setting):
+    def _setting(
+        self, num_terms: int, k: int, effort: Effort | AnySetting, allowed: np.ndarray, second_tier: bool = True
+    ) -> AnySetting:
+        """What an effort means for a query of so many terms; with a filter the first tier answers it."""
+        if isinstance(effort, Setting | ClusterSetting):
             return effort
         if isinstance(effort, Exact):
             return EXACTLY
         if isinstance(effort, Recall):
-            dial = self.calibration.dial(num_terms, effort.target)
-            if dial is None:
-                return EXACTLY
-            return Setting(dial.left_out, NO_LIMIT, max(dial.candidates, dial.candidates * k // CALIBRATED_K))
+            tier = self.second_tier
+            second_tier = second_tier and len(allowed) == 0 and tier is not None and tier.answers(num_terms, k)
+            dial = self.calibration.dial(num_terms, effort.target, second_tier)
+            return EXACTLY if dial is None else self._setting_of(dial, k)
         if isinstance(effort, Budget):
             postings = effort.postings
             if postings is None:
@@ -426,6 +473,12 @@ class InvertedIndex:
                 postings = max(int(((effort.microseconds or 0) - speed.fixed_us) / speed.posting_us), 1)
             return Setting(0.0, min(postings, NO_LIMIT), max(effort.candidates, k))
         raise WinnowError(f"effort is {effort!r}; give Exact(), Recall(...) or Budget(...).")
+
+    def _setting_of(self, dial: AnyDial, k: int) -> AnySetting:
+        if isinstance(dial, ClusterDial):
+            assert self.second_tier is not None
+            return self.second_tier.setting(dial, k)
+        return Setting(dial.left_out, NO_LIMIT, max(dial.candidates, dial.candidates * k // CALIBRATED_K))
 
     def _workspace(self, num_terms: int, k: int) -> Workspace:
         """The scratch arrays of this thread, grown where this query needs more."""
@@ -467,12 +520,12 @@ class InvertedIndex:
         if is_quantised and rows is not None:
             truth = [best_by(rows, query, docs, k) for query, docs in zip(checked, truth, strict=True)]
 
-        def run(queries: list[SparseQuery], left_out: float, candidates: int) -> tuple[list[np.ndarray], float]:
-            setting = Setting(left_out, NO_LIMIT, candidates)
-            answers, cost = self._search_batch(queries, k, threads, setting, NO_FILTER)
-            return [docs for _, docs in answers], cost / len(queries)
+        def run(queries: list[SparseQuery], dial: AnyDial) -> tuple[list[np.ndarray], float]:
+            answers, cost = self._search_batch(queries, k, threads, self._setting_of(dial, k), NO_FILTER)
+            windows = count_group_windows(self.num_docs) if isinstance(dial, ClusterDial) else self._num_windows
+            return [docs for _, docs in answers], cost / len(queries) + WINDOW_COST * windows
 
-        self.calibration = calibrate(checked, truth, run)
+        self.calibration = calibrate(checked, truth, run, self.second_tier is not None)
 
     def _measured_speed(self) -> Speed:
         """What a query costs on this machine now, on queries sampled from the first documents; measured once."""
