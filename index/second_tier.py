@@ -16,7 +16,7 @@ from index.vectors import SparseQuery
 from kernels.cpu import cluster_search
 from kernels.cpu.cluster_groups import GROUP, GROUP_TIERS, GROUP_WINDOW, ClusterGroups, record_bytes, view_records
 from kernels.cpu.cluster_search import ClusterWorkspace
-from kernels.cpu.forward_rows import ForwardRows
+from kernels.cpu.forward_rows import SIEVE, ForwardRows
 from kernels.cpu.group_taat import MOST_TERMS
 from kernels.cpu.sketch_scores import ROOM, SCORE_BINS
 
@@ -135,7 +135,7 @@ class SecondTier:
                 docs=np.empty(max(rows, 1_024), np.int32),
                 row_scores=np.empty(max(rows, 1_024), np.float32),
                 query_weights=np.zeros(vocabulary, np.float32),
-                in_query=np.zeros(vocabulary, np.uint8),
+                sieve=np.zeros(SIEVE, np.uint8),
                 spans=np.empty(max(4 * setting.leaders, 64), np.int64),
                 matches=np.empty(num_terms + 2, np.uint64),
                 counters=counters,

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.cpu.bits import prefetch
 from kernels.cpu.cluster_groups import GROUP, GROUP_TIERS, first_places
 from kernels.cpu.compiled import compiled
-from kernels.cpu.forward_rows import count_buckets, first_bit, score
+from kernels.cpu.forward_rows import SIEVE, count_buckets, prefetch_rows, prefetch_starts, score
 from kernels.cpu.group_taat import choose_lists, find_groups, load_runs
 from kernels.cpu.sketch_scores import (
     choose_best,
@@ -49,7 +48,7 @@ class ClusterWorkspace(NamedTuple):
     docs: np.ndarray  # int32, beside it
     row_scores: np.ndarray  # float32, beside it
     query_weights: np.ndarray  # float32, one for each term of every bucket
-    in_query: np.ndarray  # uint8, beside it
+    sieve: np.ndarray  # uint8 [SIEVE]
     spans: np.ndarray  # int64 [4 * leaders]
     matches: np.ndarray  # uint64 [terms + 2]
     counters: np.ndarray  # int64 [3]: postings read, sketches scored, rows scored
@@ -78,7 +77,6 @@ def search(tier, records, forward, terms, weights, k, max_postings, wanted, rows
         work.bins, work.noted, work.found_groups, work.partials,
     )  # fmt: skip
     fetch(work.table, num_terms)
-    fetch(work.in_query, num_terms)
     set_table(terms, weights, tier.steps, work.table)
     num_found = score_groups(
         work.found_groups, num_found_groups, num_docs, records, work.table, work.found, work.scores
@@ -86,7 +84,7 @@ def search(tier, records, forward, terms, weights, k, max_postings, wanted, rows
     work.counters[0] += read
     work.counters[1] += num_found
     for i in range(terms.shape[0]):
-        work.query_weights[np.int64(terms[i])], work.in_query[np.int64(terms[i])] = weights[i], 1
+        work.query_weights[np.int64(terms[i])], work.sieve[np.int64(terms[i]) & (SIEVE - 1)] = weights[i], 1
     num_rows = choose_best(work.found, work.scores, num_found, rows, work.bins, work.chosen, 0)
     score_rows(forward, records, num_docs, 0, num_rows, best_scores, best_docs, work)
     if leaders > 0 and num_rows > 0:
@@ -102,7 +100,7 @@ def search(tier, records, forward, terms, weights, k, max_postings, wanted, rows
     work.counters[2] += num_rows
     for i in range(terms.shape[0]):
         term = np.int64(terms[i])
-        work.table[term], work.query_weights[term], work.in_query[term] = 0, 0, 0
+        work.table[term], work.query_weights[term], work.sieve[term & (SIEVE - 1)] = 0, 0, 0
     sort_best_first(best_scores, best_docs)
     return best_scores, best_docs
 
@@ -116,31 +114,16 @@ def score_rows(forward, records, num_docs, first, past_last, best_scores, best_d
     for i in range(first, past_last):
         _, _, place = first_places(records, np.int64(chosen[i]))
         docs[i] = min(max(records.docs[place], np.int32(0)), last_doc)  # a damaged file may hold any number
-        prefetch(forward.starts, np.int64(docs[i]))
+    prefetch_starts(forward, docs[first:past_last])
     prefetch_rows(forward, docs[first : min(first + BATCH, past_last)], buckets)
     for begin in range(first, past_last, BATCH):
         end = min(begin + BATCH, past_last)
         prefetch_rows(forward, docs[end : min(end + BATCH, past_last)], buckets)
         score(
-            forward, docs[begin:end], buckets, work.query_weights, work.in_query, work.matches, work.row_scores[begin:end]
+            forward, docs[begin:end], buckets, work.query_weights, work.sieve, work.matches, work.row_scores[begin:end]
         )  # fmt: skip
     for i in range(first, past_last):
         offer(best_scores, best_docs, work.row_scores[i], docs[i])
-
-
-@compiled
-def prefetch_rows(forward, docs, buckets):
-    """Ask for the lines of a row of ordinary length; of a longer one the beginning."""
-    low, high, levels = forward.low, forward.high, forward.levels
-    for i in range(docs.shape[0]):
-        doc = np.int64(docs[i])
-        entry, bit = forward.starts[doc], first_bit(forward, doc, buckets)
-        prefetch(high, bit >> 6)
-        prefetch(high, (bit >> 6) + 4)
-        for line in range(2 * low.itemsize):
-            prefetch(low, entry + line * (64 // low.itemsize))
-        for line in range(levels.itemsize + 1):
-            prefetch(levels, entry + line * (64 // levels.itemsize))
 
 
 @compiled
