@@ -18,7 +18,8 @@ import numpy as np
 
 from eval.datasets import load_dataset
 from eval.measures import measure_run
-from index.inverted import InvertedIndex, InvertedIndexOptions
+from index.inverted import InvertedIndex
+from index.options import InvertedIndexOptions
 from index.vectors import empty_rows
 from kernels.cpu.sparse import SparseRows
 from retrieval.corpus import read_corpus

@@ -15,7 +15,8 @@ from sparse_search import environment
 
 from eval.datasets import load_dataset, one_of, read_queries
 from eval.measures import measure_run
-from index.inverted import InvertedIndex, InvertedIndexOptions
+from index.inverted import InvertedIndex
+from index.options import InvertedIndexOptions
 from kernels.cpu.sparse import SparseRows
 from retrieval.corpus import read_corpus
 

@@ -24,8 +24,8 @@ import numpy as np
 from protocol import KINDS, NUM_TERMS, load_documents, load_queries, queries_of, recall, record, setting, timed
 
 from index.effort import EXACT, Effort, Recall
-from index.inverted import InvertedIndex, InvertedIndexOptions
-from index.second_tier import WORTH_IT as SECOND_TIER_WORTH_IT
+from index.inverted import InvertedIndex
+from index.options import SECOND_TIER_WORTH_IT, InvertedIndexOptions
 from index.vectors import SparseQuery
 from kernels.cpu.sparse import SparseRows
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from index.errors import InvalidVectorsError, WinnowError
+from index.options import DTYPES, LEVELS
 from index.storage import read_only
 from index.vectors import MAX_DOCUMENTS, checked_rows
 from kernels.cpu import forward_rows, impact_tiers
@@ -30,8 +31,6 @@ from kernels.cpu.partition import partition
 from kernels.cpu.quantise import largest_weights, quantise
 from kernels.cpu.sparse import SparseRows, unsound_entry
 
-LEVELS = {"u8": 255, "u16": 65_535}
-DTYPES = {"u8": "uint8", "u16": "uint16", "f32": "float32"}
 SMALLEST_STEP = np.finfo(np.float32).tiny  # keeps the step of a denormal weight above 0
 LARGEST_PATTERN = np.iinfo(np.int32).max
 TIER_FRACTIONS = np.array([1 / 16, 1 / 6, 0.4, 1.0])  # of a list's postings up to the end of each tier
@@ -45,6 +44,11 @@ class Parts(NamedTuple):
 
     tiers: ImpactTiers
     forward: ForwardRows
+
+
+def count_windows(num_docs: int) -> int:
+    """Windows that hold this many documents, the last one perhaps in part."""
+    return -(-num_docs // WINDOW)
 
 
 def in_memory(name: str, dtype: str, length: int) -> np.ndarray:
@@ -85,7 +89,7 @@ class Build:
     ):
         self.rows, self.num_terms, self.impacts, self.allocate = rows, num_terms, impacts, allocate
         self.num_docs = len(rows.indptr) - 1
-        self.num_windows = -(-self.num_docs // WINDOW)
+        self.num_windows = count_windows(self.num_docs)
         self.threads = affordable_threads(rows, num_terms, threads, memory_limit)
         self.scratch = threading.local()
         self.low_bits = 8 if num_terms <= 100_000 else 16  # about what a posting's unary code then costs: 2 bits
@@ -281,7 +285,7 @@ def affordable_threads(rows: SparseRows, num_terms: int, threads: int, memory_li
     ends = np.append(rows.indptr[::WINDOW], rows.indptr[-1])
     entries_of_window = int(np.diff(ends).max())
     entries_of_group = int((ends[GROUP:] - ends[:-GROUP]).max()) if len(ends) > GROUP else int(ends[-1])
-    num_windows = -(-(len(rows.indptr) - 1) // WINDOW)
+    num_windows = count_windows(len(rows.indptr) - 1)
     per_thread = entries_of_window * 30 + num_terms * BINS * 4 + WINDOW * 16
     shared = entries_of_group + num_terms * (BINS * 9 + min(GROUP, num_windows) * TIERS * 32) + 8 * len(rows.indptr)
     affordable = (memory_limit - shared) // per_thread

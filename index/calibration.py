@@ -1,101 +1,79 @@
 """Which setting of the approximate search reaches a wanted recall: found on sample queries when an index is built.
 
 Short and long queries need different settings and are calibrated apart. Cost is counted in postings, not in time, so the
-same vectors give the same settings on every machine.
+same vectors give the same settings on every machine. A setting counts as reaching a recall if it was measured to, less the
+standard error of the measurement.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from index.settings import NO_LIMIT, AnySetting, ClusterSetting, Setting
 from index.vectors import SparseQuery
 from kernels.cpu.sparse import SparseRows
 
-K = 10
 SHORT = 12  # terms, up to which a query is short
-LEFT_OUT = (0.01, 0.03, 0.05, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5)
-CANDIDATES = (30, 60, 100, 200)
 ROW_COST = 400  # postings that scoring one document takes as long as
-SKETCH_COST = 50  # the same for a sketch
-WINDOW_COST = 2_000  # the same for going through a window of documents or groups
-SHARES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.1)  # postings of groups read, for each document of the collection
-WIDTHS = (  # groups, rows, leaders, rows of their clusters
-    (300, 100, 3, 60),
-    (600, 100, 3, 60),
-    (600, 150, 3, 60),
-    (1_000, 150, 3, 60),
-    (1_000, 150, 5, 100),
-    (1_000, 400, 3, 100),
-    (1_500, 400, 5, 200),
+WINDOW_COST = 2_000  # the same for going through a window
+FIRST_TIER = tuple(
+    Setting(left_out, NO_LIMIT, candidates)
+    for left_out in (0.01, 0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.18, 0.25, 0.35, 0.5)
+    for candidates in (30, 60, 100, 200)
 )
-SAMPLED = {6: 128, 24: 128}  # terms of a sampled query -> how many such queries
+SAMPLED = {6: 256, 24: 256}  # terms of a sampled query -> how many such queries
+LOOK = 64  # queries, about, on which every setting is measured; those worth having then on all
 WORTH_IT = 50_000  # documents; below, an exact search costs little
 
 
 class Dial(NamedTuple):
     """One setting and what it was measured to give."""
 
-    left_out: float
-    candidates: int
+    setting: AnySetting
     recall: float
-    cost: float  # postings read and their equivalent in scored documents
-
-
-class ClusterDial(NamedTuple):
-    """One setting of the second tier, see kernels/cpu/cluster_search.py, and what it was measured to give."""
-
-    postings: float  # for each document of the collection
-    groups: int
-    rows: int
-    leaders: int
-    expanded: int
-    recall: float
-    cost: float
-
-
-AnyDial = Dial | ClusterDial
-AnyDialType = TypeVar("AnyDialType", Dial, ClusterDial)
+    error: float  # of recall, its standard error
+    cost: float  # postings read and the equivalent of all else
 
 
 class Calibration(NamedTuple):
-    """Settings worth having, cheapest first, each with more recall than those before; none: always search exactly."""
+    """Settings worth having of each tier, cheapest first, each with more recall than those before; none: search exactly."""
 
     short: tuple[Dial, ...] = ()
     long: tuple[Dial, ...] = ()
-    short_clusters: tuple[ClusterDial, ...] = ()
-    long_clusters: tuple[ClusterDial, ...] = ()
 
-    def dial(self, num_terms: int, target: float, second_tier: bool = True) -> AnyDial | None:
-        """The cheapest setting measured to reach the target, of either tier or of the first; None if there is none."""
-        is_short = num_terms <= SHORT
-        dials: tuple[AnyDial, ...] = (self.short or self.long) if is_short else (self.long or self.short)
-        if second_tier:
-            short, long = self.short_clusters, self.long_clusters
-            dials += (short or long) if is_short else (long or short)
-        return min((dial for dial in dials if dial.recall >= target), key=lambda dial: dial.cost, default=None)
+    def setting(self, num_terms: int, target: float, second_tier: bool) -> AnySetting | None:
+        """The cheapest setting measured to reach the target, perhaps of the second tier; None if there is none."""
+        dials = (self.short or self.long) if num_terms <= SHORT else (self.long or self.short)
+        reaching = [
+            dial
+            for dial in dials
+            if dial.recall - dial.error >= target and (second_tier or isinstance(dial.setting, Setting))
+        ]
+        return min(reaching, key=lambda dial: dial.cost).setting if reaching else None
 
     def as_json(self) -> dict[str, Any]:
-        return {name: [list(dial) for dial in dials] for name, dials in self._asdict().items()}
+        return {
+            name: [{**dial._asdict(), "setting": dial.setting._asdict()} for dial in dials]
+            for name, dials in self._asdict().items()
+        }
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Calibration:
-        def first(name: str) -> tuple[Dial, ...]:
-            return tuple(Dial(float(a), int(b), float(c), float(d)) for a, b, c, d in stored[name])
+        def setting(fields: dict[str, Any]) -> AnySetting:
+            return Setting(**fields) if "left_out" in fields else ClusterSetting(**fields)
 
-        def second(name: str) -> tuple[ClusterDial, ...]:
-            return tuple(
-                ClusterDial(float(p), int(g), int(r), int(b), int(e), float(c), float(d))
-                for p, g, r, b, e, c, d in stored[name]
-            )
+        def dials(name: str) -> tuple[Dial, ...]:
+            return tuple(Dial(**{**dial, "setting": setting(dial["setting"])}) for dial in stored[name])
 
-        return cls(first("short"), first("long"), second("short_clusters"), second("long_clusters"))
+        return cls(*map(dials, cls._fields))
 
 
-Run = Callable[[list[SparseQuery], AnyDial], tuple[list[np.ndarray], float]]
 NOT_CALIBRATED = Calibration()
+Judged = tuple[SparseQuery, np.ndarray]  # a query and the documents it should find
+Run = Callable[[list[SparseQuery], AnySetting], tuple[list[np.ndarray], float]]
 
 
 def sample_queries(rows: SparseRows, seed: int = 0) -> list[SparseQuery]:
@@ -114,42 +92,54 @@ def sample_queries(rows: SparseRows, seed: int = 0) -> list[SparseQuery]:
     return queries
 
 
-def calibrate(
-    queries: Sequence[SparseQuery], truth: Sequence[np.ndarray], run: Run, second_tier: bool = False
-) -> Calibration:
-    """Measure every setting on the queries.
+def calibrate(judged: Sequence[Judged], tiers: Sequence[Sequence[AnySetting]], run: Run) -> Calibration:
+    """Measure the settings of each tier.
 
-    truth        the documents each query should find
-    run          (queries, setting) -> (documents found for each, mean cost)
-    second_tier  measure its settings as well
+    run  (queries, setting) -> (documents found for each, mean cost)
     """
-    judged = list(zip(queries, truth, strict=True))
-    short, long = ([pair for pair in judged if (len(pair[0].terms) <= SHORT) == is_short] for is_short in (True, False))
-    first = [Dial(left_out, candidates, 0.0, 0.0) for left_out in LEFT_OUT for candidates in CANDIDATES]
-    second = [ClusterDial(share, *widths, 0.0, 0.0) for share in SHARES for widths in WIDTHS] if second_tier else []
+    short = [one for one in judged if len(one[0].terms) <= SHORT]
+    long = [one for one in judged if len(one[0].terms) > SHORT]
     return Calibration(
-        frontier(short, first, run),
-        frontier(long, first, run),
-        frontier(short, second, run),
-        frontier(long, second, run),
+        *(tuple(dial for settings in tiers for dial in frontier(some, settings, run)) for some in (short, long))
     )
 
 
-def frontier(
-    judged: list[tuple[SparseQuery, np.ndarray]], settings: Sequence[AnyDialType], run: Run
-) -> tuple[AnyDialType, ...]:
-    """The settings that no cheaper one equals in recall."""
-    queries = [query for query, _ in judged]
-    dials: list[AnyDialType] = []
-    for setting in settings if judged else ():
-        answers, cost = run(queries, setting)
-        shares = [
-            len(np.intersect1d(found, wanted)) / max(len(wanted), 1)
-            for found, (_, wanted) in zip(answers, judged, strict=True)
-        ]
-        dials.append(setting._replace(recall=float(np.mean(shares)), cost=cost))
-    best: list[AnyDialType] = []
+def frontier(judged: Sequence[Judged], settings: Sequence[AnySetting], run: Run) -> list[Dial]:
+    """The settings that no cheaper one equals in recall: on a part of the queries first, then on all."""
+    if not judged:
+        return []
+    some = judged[:: max(len(judged) // LOOK, 1)]
+    hopeful = best_of([measure(some, setting, run) for setting in settings])
+    return best_of([measure(judged, dial.setting, run) for dial in hopeful])
+
+
+def measure(judged: Sequence[Judged], setting: AnySetting, run: Run) -> Dial:
+    """Recall and cost of one setting."""
+    answers, cost = run([query for query, _ in judged], setting)
+    shares = [
+        len(np.intersect1d(found, wanted)) / max(len(wanted), 1)
+        for found, (_, wanted) in zip(answers, judged, strict=True)
+    ]
+    return Dial(setting, float(np.mean(shares)), float(np.std(shares) / len(shares) ** 0.5), cost)
+
+
+def best_of(dials: Sequence[Dial]) -> list[Dial]:
+    """Those that no cheaper one equals in recall, cheapest first."""
+    best: list[Dial] = []
     for dial in sorted(dials, key=lambda dial: dial.cost):
         if not best or dial.recall > best[-1].recall:
             best.append(dial)
-    return tuple(best)
+    return best
+
+
+def best_by(rows: SparseRows, query: SparseQuery, docs: np.ndarray, k: int, weights: np.ndarray) -> np.ndarray:
+    """The k of `docs` that score best by the weights in `rows`; `weights`, float64 [terms], is all zero before and after."""
+    weights[query.terms] = query.weights
+    scores = np.array(
+        [
+            np.dot(weights[rows.indices[first:past_last]], rows.data[first:past_last])
+            for first, past_last in zip(rows.indptr[docs], rows.indptr[docs + 1], strict=True)
+        ]
+    )
+    weights[query.terms] = 0
+    return docs[np.lexsort((docs, -scores))[:k]]

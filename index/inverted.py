@@ -8,88 +8,49 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from index.building import DTYPES, Allocate, Parts, build_parts, in_files, in_memory, parse_size, spilled
+from index.building import Allocate, Parts, build_parts, count_windows, in_files, in_memory, parse_size, spilled
 from index.calibration import (
+    FIRST_TIER,
     NOT_CALIBRATED,
     ROW_COST,
     WINDOW_COST,
     WORTH_IT,
-    AnyDial,
     Calibration,
-    ClusterDial,
+    best_by,
     calibrate,
     sample_queries,
 )
-from index.calibration import K as CALIBRATED_K
 from index.effort import EXACT, Budget, Effort, Exact, Recall
 from index.errors import InvalidVectorsError, WinnowError
-from index.second_tier import WORTH_IT as SECOND_TIER_WORTH_IT
-from index.second_tier import ClusterSetting, SecondTier
+from index.inverted_files import describe_parts, read_parts, write_parts
+from index.options import InvertedIndexOptions
+from index.second_tier import SecondTier
 from index.second_tier_building import build_second_tier, count_group_windows
-from index.storage import Verify, commit, open_array, read_current, read_only, save_array
+from index.settings import EXACTLY, NO_LIMIT, AnySetting, ClusterSetting, K, Setting
+from index.speed import Speed, measure_speed
+from index.storage import Verify, commit, read_current, read_only
 from index.vectors import SparseQuery, checked_query, checked_shape
 from kernels.cpu import anytime, forward_rows, query_batch, rank_safe
-from kernels.cpu.forward_rows import SIEVE, WINDOW, ForwardRows, count_buckets
-from kernels.cpu.impact_tiers import CODES, GROUP, TIERS, ImpactTiers, first_cell
-from kernels.cpu.score_documents import AHEAD, is_plain_query, score_documents
+from kernels.cpu.forward_rows import WINDOW, ForwardRows, count_buckets
+from kernels.cpu.impact_tiers import TIERS, ImpactTiers, first_cell
+from kernels.cpu.score_documents import is_plain_query, score_documents
 from kernels.cpu.sparse import SparseRows
-from kernels.cpu.windowed_taat import NUM_BINS, Workspace
+from kernels.cpu.workspace import Workspace, has_room, new_workspace
 
 KIND = "inverted-index"
 MOST_TERMS = 8_192  # of a query that is answered from its lists; a longer one scores every document
 NO_FILTER = read_only(np.zeros(0, np.bool_))
-NO_LIMIT = 2**62
 CHUNK = 32  # queries of a batch that a thread answers before it comes back to Python
-NOTHING = np.empty(0, np.float32), np.empty(0, np.int32)
 ROWS_A_BATCH = 32_768  # decoded at a time when indexes are merged
-
-
-class Setting(NamedTuple):
-    """The dials of an approximate search; no candidates: exact."""
-
-    left_out: float
-    max_postings: int
-    candidates: int
-
-
-EXACTLY = Setting(0.0, NO_LIMIT, 0)
-AnySetting = Setting | ClusterSetting
-
-
-class Speed(NamedTuple):
-    """Microseconds of a query that reads next to nothing, and of each posting more."""
-
-    fixed_us: float
-    posting_us: float
-
-
-@dataclass(frozen=True, slots=True)
-class InvertedIndexOptions:
-    """Choices fixed when the index is built and stored with it.
-
-    `impacts` is how a weight is stored: `u8` and `u16` in 255 or 65,535 steps up to the largest weight of its term,
-    `f32` as it is. `second_tier` says whether clusters of similar documents are kept as well, a sixth more bytes, which make
-    `Recall(...)` faster in large collections; None: where there are 2,000,000 documents or more.
-    """
-
-    num_terms: int
-    impacts: Literal["u8", "u16", "f32"] = "u8"
-    second_tier: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.impacts not in DTYPES:
-            raise InvalidVectorsError(f"impacts is {self.impacts!r}; it must be one of {', '.join(DTYPES)}.")
-        if self.second_tier not in (True, False, None):
-            raise InvalidVectorsError(f"second_tier is {self.second_tier!r}; it must be True, False or None.")
+NOTHING = np.empty(0, np.float32), np.empty(0, np.int32)
+Answer = tuple[np.ndarray, np.ndarray]
 
 
 class InvertedIndex:
@@ -168,7 +129,7 @@ class InvertedIndex:
         rows = checked_shape(vectors)
         parts = build_parts(rows, options.num_terms, options.impacts, allocate, threads, limit)
         index = cls(parts, options)
-        if index.num_docs >= SECOND_TIER_WORTH_IT if options.second_tier is None else options.second_tier:
+        if options.wants_second_tier(index.num_docs):
             index.second_tier = SecondTier(build_second_tier(rows, parts.tiers, allocate, threads, limit, folder))
         if calibrate_with is not None or index.num_docs >= WORTH_IT:
             index._calibrate(sample_queries(rows) if calibrate_with is None else calibrate_with, rows, threads)
@@ -241,11 +202,11 @@ class InvertedIndex:
 
     def documents_with(self, terms: Sequence[int]) -> np.ndarray:
         """bool [documents]: those that have all the terms; a filter for `search`."""
-        having = np.ones(self.num_docs, np.bool_)
+        having, num_windows = np.ones(self.num_docs, np.bool_), count_windows(self.num_docs)
         for term in checked_query(SparseQuery(np.asarray(terms), np.ones(len(terms))), self.options.num_terms).terms:
-            with_term = np.zeros(self._num_windows * WINDOW, np.bool_)
-            for window in range(self._num_windows):
-                cell = first_cell(int(term), window, self.options.num_terms, self._num_windows)
+            with_term = np.zeros(num_windows * WINDOW, np.bool_)
+            for window in range(num_windows):
+                cell = first_cell(int(term), window, self.options.num_terms, num_windows)
                 docs = self.tiers.docs[slice(*self.tiers.starts[[cell, cell + TIERS]])]
                 with_term[window * WINDOW + docs.astype(np.int64)] = True
             having &= with_term[: self.num_docs]
@@ -285,9 +246,7 @@ class InvertedIndex:
 
     def write(self, path: Path) -> dict[str, Any]:
         """Write the arrays into `path`; returns the description that `read` needs."""
-        for part_name, part in (("tiers", self.tiers), ("forward", self.forward)):
-            for name, array in part._asdict().items():
-                save_array(path / f"{part_name}.{name}.npy", array)
+        write_parts(path, Parts(self.tiers, self.forward))
         if self.second_tier is not None:
             self.second_tier.write(path)
         return self.description()
@@ -295,11 +254,7 @@ class InvertedIndex:
     def description(self) -> dict[str, Any]:
         """What `read` needs besides the arrays."""
         return {
-            "documents": self.num_docs,
-            "postings": self.num_postings,
-            "low_bits": 8 * self.forward.low.itemsize,
-            "high_words": len(self.forward.high),
-            "options": asdict(self.options),
+            **describe_parts(Parts(self.tiers, self.forward), self.options),
             "calibration": self.calibration.as_json(),
             "second_tier": None if self.second_tier is None else self.second_tier.description(),
         }
@@ -307,35 +262,10 @@ class InvertedIndex:
     @classmethod
     def read(cls, path: Path, description: dict[str, Any]) -> InvertedIndex:
         """Map what `write` wrote; IndexFormatError if an array is not of the type and length described."""
-        options = InvertedIndexOptions(**description["options"])
-        num_docs, num_postings, num_terms = description["documents"], description["postings"], options.num_terms
-        num_windows = count_windows(num_docs)
-
-        def array(name: str, dtype: str, length: int) -> np.ndarray:
-            return open_array(path / f"{name}.npy", dtype, length)
-
-        tiers = ImpactTiers(
-            array("tiers.starts", "int64", num_windows * num_terms * TIERS + 1),
-            array("tiers.docs", "uint16", num_postings),
-            array("tiers.codes", "uint8", (num_postings + 1) // 2),
-            array("tiers.edges", "float32", num_terms * (TIERS + 1)),
-            array("tiers.counts", "int64", num_terms * TIERS),
-        )
-        forward = ForwardRows(
-            array("forward.starts", "int64", num_docs + 1),
-            array("forward.low", f"uint{description['low_bits']}", num_postings),
-            array("forward.high", "uint64", description["high_words"]),
-            array("forward.high_starts", "int64", num_windows + 1),
-            array("forward.levels", DTYPES[options.impacts], num_postings),
-            array("forward.steps", "float32", num_terms),
-        )
+        parts, options = read_parts(path, description)
         calibration = Calibration.from_json(description["calibration"])
-        second_tier = SecondTier.read(path, description["second_tier"], num_docs, num_terms)
-        return cls(Parts(tiers, forward), options, calibration, second_tier)
-
-    @property
-    def _num_windows(self) -> int:
-        return count_windows(self.num_docs)
+        second_tier = SecondTier.read(path, description["second_tier"], description["documents"], options.num_terms)
+        return cls(parts, options, calibration, second_tier)
 
     def _rows(self, first_doc: int, past_doc: int) -> tuple[np.ndarray, np.ndarray]:
         """(terms int32, impacts float32) of the entries of some documents, one document after another."""
@@ -372,11 +302,9 @@ class InvertedIndex:
             )
         return read_only(np.ascontiguousarray(allowed))
 
-    def _search(
-        self, query: SparseQuery, k: int, effort: Effort | AnySetting, allowed: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _search(self, query: SparseQuery, k: int, effort: Effort | AnySetting, allowed: np.ndarray) -> Answer:
         """(scores, docs) of length k, empty slots last; one call into one compiled loop."""
-        found: tuple[np.ndarray, np.ndarray]
+        found: Answer
         work = self._workspace(len(query.terms), k)
         if len(query.terms) > MOST_TERMS or self._is_rare(query.terms, allowed):
             docs = np.flatnonzero(allowed) if len(allowed) else np.arange(self.num_docs)
@@ -389,21 +317,21 @@ class InvertedIndex:
             if found[0][-1] > 0 or isinstance(effort, ClusterSetting):
                 return found
             setting = self._setting(len(query.terms), k, effort, allowed, second_tier=False)  # too few hits
-            assert isinstance(setting, Setting)
         if setting == EXACTLY:
             found = rank_safe.search(self.tiers, self.forward, *query, allowed, k, work)
             return found
+        assert isinstance(setting, Setting)
         work = self._workspace(len(query.terms), setting.candidates)
         found = anytime.search(self.tiers, self.forward, *query, allowed, k, *setting, work)
         return found
 
     def _search_batch(
         self, queries: list[SparseQuery], k: int, threads: int, effort: Effort | AnySetting, allowed: np.ndarray
-    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
+    ) -> tuple[list[Answer], float]:
         """(the answers to checked queries, their cost together in postings)."""
         chunks = [queries[first : first + CHUNK] for first in range(0, len(queries), CHUNK)]
 
-        def search(chunk: list[SparseQuery]) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
+        def search(chunk: list[SparseQuery]) -> tuple[list[Answer], float]:
             return self._search_chunk(chunk, k, effort, allowed)
 
         if threads == 1 or len(chunks) <= 1:
@@ -415,23 +343,26 @@ class InvertedIndex:
 
     def _search_chunk(
         self, queries: list[SparseQuery], k: int, effort: Effort | AnySetting, allowed: np.ndarray
-    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
+    ) -> tuple[list[Answer], float]:
         """The same for a few queries, in one call of the compiled loop where lists are to be read."""
         longest = max(len(query.terms) for query in queries)
-        if k == 0 or longest > MOST_TERMS or any(self._is_rare(query.terms, allowed) for query in queries):
-            return [
+        settings = [self._setting(len(query.terms), k, effort, allowed) for query in queries]
+        if (
+            k == 0
+            or longest > MOST_TERMS
+            or any(isinstance(setting, ClusterSetting) for setting in settings)
+            or any(self._is_rare(query.terms, allowed) for query in queries)
+        ):
+            before = self._cost()
+            answers = [
                 hits(*self._search(query, k, effort, allowed)) if k and len(query.terms) else NOTHING
                 for query in queries
-            ], 0.0
-        settings = [self._setting(len(query.terms), k, effort, allowed) for query in queries]
-        if self.second_tier is not None and any(isinstance(setting, ClusterSetting) for setting in settings):
-            before = self.second_tier.cost()
-            answers = [
-                hits(*self._search(query, k, effort, allowed)) if len(query.terms) else NOTHING for query in queries
             ]
-            return answers, self.second_tier.cost() - before
+            return answers, self._cost() - before
         left_out, max_postings, candidates = map(np.array, zip(*settings, strict=True))
-        scores, docs, read, scored = query_batch.search(
+        work = self._workspace(longest, max(k, int(candidates.max())))
+        before = self._cost()
+        scores, docs = query_batch.search(
             self.tiers,
             self.forward,
             np.cumsum([0] + [len(query.terms) for query in queries]),
@@ -442,9 +373,14 @@ class InvertedIndex:
             left_out,
             max_postings,
             candidates,
-            self._workspace(longest, max(k, int(candidates.max()))),
+            work,
         )
-        return list(map(hits, scores, docs)), float(read + ROW_COST * scored)
+        return list(map(hits, scores, docs)), self._cost() - before
+
+    def _cost(self) -> float:
+        """What the searches of this thread have cost so far, in postings."""
+        read, scored, _ = self._workspace(0, 0).counters
+        return float(read + ROW_COST * scored) + (0.0 if self.second_tier is None else self.second_tier.cost())
 
     def _is_rare(self, terms: np.ndarray, allowed: np.ndarray) -> bool:
         """True where scoring the allowed documents one by one costs less than reading the query's lists."""
@@ -464,46 +400,23 @@ class InvertedIndex:
         if isinstance(effort, Recall):
             tier = self.second_tier
             second_tier = second_tier and len(allowed) == 0 and tier is not None and tier.answers(num_terms, k)
-            dial = self.calibration.dial(num_terms, effort.target, second_tier)
-            return EXACTLY if dial is None else self._setting_of(dial, k)
+            setting = self.calibration.setting(num_terms, effort.target, second_tier)
+            return EXACTLY if setting is None else setting.for_hits(k)
         if isinstance(effort, Budget):
-            postings = effort.postings
+            candidates, postings = max(effort.candidates, k), effort.postings
             if postings is None:
-                speed = self._measured_speed()
-                postings = max(int(((effort.microseconds or 0) - speed.fixed_us) / speed.posting_us), 1)
-            return Setting(0.0, min(postings, NO_LIMIT), max(effort.candidates, k))
+                postings = self._measured_speed().postings(effort.microseconds or 0, candidates)
+            return Setting(0.0, min(postings, NO_LIMIT), candidates)
         raise WinnowError(f"effort is {effort!r}; give Exact(), Recall(...) or Budget(...).")
 
-    def _setting_of(self, dial: AnyDial, k: int) -> AnySetting:
-        if isinstance(dial, ClusterDial):
-            assert self.second_tier is not None
-            return self.second_tier.setting(dial, k)
-        return Setting(dial.left_out, NO_LIMIT, max(dial.candidates, dial.candidates * k // CALIBRATED_K))
-
-    def _workspace(self, num_terms: int, k: int) -> Workspace:
+    def _workspace(self, query_terms: int, candidates: int) -> Workspace:
         """The scratch arrays of this thread, grown where this query needs more."""
         work: Workspace | None = getattr(self._workspaces, "arrays", None)
-        if work is None or len(work.keep) < num_terms or len(work.docs) < 4 * k:
-            terms = max(num_terms, 64)
-            vocabulary = 1 << (max(self.options.num_terms, 2) - 1).bit_length()
-            work = Workspace(
-                accumulators=np.zeros(WINDOW, np.uint16),
-                narrow=np.zeros(WINDOW, np.uint8),
-                noted=np.empty(WINDOW + 2, np.int32),
-                bins=np.zeros(NUM_BINS, np.int32),
-                query_weights=np.zeros(vocabulary, np.float32),
-                sieve=np.zeros(SIEVE, np.uint8),
-                keep=np.zeros(terms, np.int64),
-                left=np.zeros(terms, np.float64),
-                table=np.zeros(terms * TIERS * CODES, np.uint16),
-                cells=np.zeros(terms * (GROUP * TIERS + 1), np.int64),
-                matches=np.empty(self.options.num_terms + 2, np.uint64),
-                batch=np.empty(AHEAD, np.int32),
-                scores=np.empty(AHEAD, np.float32),
-                docs=np.empty(max(4 * k, WINDOW), np.int32),
-                partials=np.empty(max(4 * k, WINDOW), np.uint16),
-                counters=np.zeros(3, np.int64),
-            )
+        if work is None or not has_room(work, query_terms, candidates):
+            counters = None if work is None else work.counters
+            work = new_workspace(self.options.num_terms, query_terms, candidates)
+            if counters is not None:
+                work.counters[:] = counters
             self._workspaces.arrays = work
         return work
 
@@ -511,38 +424,34 @@ class InvertedIndex:
         """Set `calibration`; recall is against `rows`, the weights before they were quantised, if given."""
         checked = [self._query(query.terms, query.weights) for query in queries]
         checked = [query for query in checked if 0 < len(query.terms) <= MOST_TERMS]
-        k = min(CALIBRATED_K, self.num_docs)
+        k = min(K, self.num_docs)
         if not checked or k == 0:
             return
-        is_quantised = self.options.impacts != "f32"
-        depth = min(4 * k, self.num_docs) if is_quantised and rows is not None else k
-        truth = [docs for _, docs in self.search_batch(checked, depth, threads)]
-        if is_quantised and rows is not None:
-            truth = [best_by(rows, query, docs, k) for query, docs in zip(checked, truth, strict=True)]
+        if self.options.impacts == "f32" or rows is None:
+            wanted = [docs for _, docs in self.search_batch(checked, k, threads)]
+        else:
+            weights = np.zeros(self.options.num_terms)
+            found = self.search_batch(checked, min(4 * k, self.num_docs), threads)
+            wanted = [best_by(rows, query, docs, k, weights) for query, (_, docs) in zip(checked, found, strict=True)]
 
-        def run(queries: list[SparseQuery], dial: AnyDial) -> tuple[list[np.ndarray], float]:
-            answers, cost = self._search_batch(queries, k, threads, self._setting_of(dial, k), NO_FILTER)
-            windows = count_group_windows(self.num_docs) if isinstance(dial, ClusterDial) else self._num_windows
+        def run(queries: list[SparseQuery], setting: AnySetting) -> tuple[list[np.ndarray], float]:
+            answers, cost = self._search_batch(queries, k, threads, setting, NO_FILTER)
+            is_second = isinstance(setting, ClusterSetting)
+            windows = count_group_windows(self.num_docs) if is_second else count_windows(self.num_docs)
             return [docs for _, docs in answers], cost / len(queries) + WINDOW_COST * windows
 
-        self.calibration = calibrate(checked, truth, run, self.second_tier is not None)
+        tiers: list[Sequence[AnySetting]] = [FIRST_TIER]
+        if self.second_tier is not None:
+            tiers.append(self.second_tier.settings())
+        self.calibration = calibrate(list(zip(checked, wanted, strict=True)), tiers, run)
 
     def _measured_speed(self) -> Speed:
-        """What a query costs on this machine now, on queries sampled from the first documents; measured once."""
+        """What a query costs on this machine now; measured once."""
         if self._speed is None:
-            queries = sample_queries(next(self.vectors()))[::4]
-            queries = queries or [SparseQuery(np.zeros(1, np.int32), np.ones(1, np.float32))]  # no document has a term
-            points = []
-            for effort in (Budget(postings=1), Budget(postings=NO_LIMIT)):
-                self.search_batch(queries, 1, 1, effort)  # once to warm up
-                counters = self._workspace(1, 1).counters
-                read, started = int(counters[0]), time.perf_counter()
-                self.search_batch(queries, 1, 1, effort)
-                elapsed = (time.perf_counter() - started) * 1e6
-                points.append(((int(counters[0]) - read) / len(queries), elapsed / len(queries)))
-            (few, fast), (many, slow) = points
-            posting = max((slow - fast) / max(many - few, 1), 1e-4)
-            self._speed = Speed(max(fast - few * posting, 0.0), posting)
+            self._speed = measure_speed(
+                lambda queries, setting: self._search_batch(queries, 1, 1, setting, NO_FILTER)[1],
+                next(self.vectors()),
+            )
         return self._speed
 
 
@@ -552,22 +461,6 @@ def hits(scores: np.ndarray, docs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return scores, docs
     found = np.count_nonzero(scores)
     return scores[:found], docs[:found]
-
-
-def best_by(rows: SparseRows, query: SparseQuery, docs: np.ndarray, k: int) -> np.ndarray:
-    """The k of `docs` that score best by the weights in `rows`."""
-    weights = dict(zip(query.terms.tolist(), query.weights.tolist(), strict=True))
-    scores = []
-    for doc in docs.tolist():
-        entries = slice(*rows.indptr[doc : doc + 2])
-        terms, data = rows.indices[entries].tolist(), rows.data[entries].tolist()
-        scores.append(-sum(weights.get(t, 0.0) * w for t, w in zip(terms, data, strict=True)))
-    return docs[np.lexsort((docs, scores))[:k]]
-
-
-def count_windows(num_docs: int) -> int:
-    """Windows that hold this many documents, the last one perhaps in part."""
-    return -(-num_docs // WINDOW)
 
 
 def checked_count(name: str, count: int) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from index.calibration import ROW_COST, SKETCH_COST, ClusterDial
-from index.calibration import K as CALIBRATED_K
+from index.calibration import ROW_COST
 from index.second_tier_building import NAME, count_group_windows, type_of_terms
+from index.settings import ClusterSetting
 from index.storage import open_array, read_only, save_array
 from index.vectors import SparseQuery
 from kernels.cpu import cluster_search
@@ -20,18 +20,18 @@ from kernels.cpu.forward_rows import SIEVE, ForwardRows
 from kernels.cpu.group_taat import MOST_TERMS
 from kernels.cpu.sketch_scores import ROOM, SCORE_BINS
 
-WORTH_IT = 2_000_000  # documents; below, the first tier is about as fast
+SKETCH_COST = 50  # postings that scoring a sketch takes as long as
+SHARES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.1)  # postings of groups read, for each document of the collection
+WIDTHS = (  # groups, rows, leaders, rows of their clusters
+    (300, 100, 3, 60),
+    (600, 100, 3, 60),
+    (600, 150, 3, 60),
+    (1_000, 150, 3, 60),
+    (1_000, 150, 5, 100),
+    (1_000, 400, 3, 100),
+    (1_500, 400, 5, 200),
+)
 MOST_K = 100  # more hits need so many groups that the first tier finds them faster
-
-
-class ClusterSetting(NamedTuple):
-    """The dials of one search; see cluster_search.search."""
-
-    max_postings: int
-    groups: int
-    rows: int
-    leaders: int
-    expanded: int
 
 
 class SecondTier:
@@ -51,12 +51,9 @@ class SecondTier:
         """Whether such a query is worth asking here."""
         return num_terms <= MOST_TERMS and k <= MOST_K
 
-    def setting(self, dial: ClusterDial, k: int) -> ClusterSetting:
-        """What a dial means for k hits: all but the postings and leaders grow with k."""
-        groups, rows, expanded = (
-            max(width, -(-width * k // CALIBRATED_K)) for width in (dial.groups, dial.rows, dial.expanded)
-        )
-        return ClusterSetting(max(int(dial.postings * self.num_docs), 1), groups, rows, dial.leaders, expanded)
+    def settings(self) -> list[ClusterSetting]:
+        """Those that calibration tries."""
+        return [ClusterSetting(max(int(share * self.num_docs), 1), *widths) for share in SHARES for widths in WIDTHS]
 
     def search(
         self, forward: ForwardRows, query: SparseQuery, k: int, setting: ClusterSetting

@@ -16,7 +16,8 @@ import numpy as np
 from index.documents import Document, DocumentStore
 from index.effort import EXACT, Effort
 from index.errors import CorpusError, WinnowError
-from index.inverted import InvertedIndex, InvertedIndexOptions
+from index.inverted import InvertedIndex
+from index.options import InvertedIndexOptions
 from index.storage import Generation, Verify, commit, is_index, open_array, read_current, save_array
 from index.vectors import empty_rows
 from kernels.cpu.sparse import SparseRows

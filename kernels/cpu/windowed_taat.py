@@ -5,8 +5,6 @@ whole lists. Once a threshold is known, documents above it are noted while addin
 Memory is asked for ahead: the lists of a window while those of the one before are added.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from kernels.cpu.bits import prefetch
@@ -19,27 +17,6 @@ FULL, FULL_NARROW = 65_535, 255  # the largest accumulators
 NUM_BINS = 2_048  # partial scores are counted in bins: of 32 numbers, or of one where accumulators are narrow
 SCANNED = 64  # accumulators looked at together
 DOCS_A_LINE, CODES_A_LINE, CELLS_A_LINE = 32, 128, 8  # in 64 bytes
-
-
-class Workspace(NamedTuple):
-    """Scratch arrays of one thread. Accumulators, query tables and bins are zero before and after every search."""
-
-    accumulators: np.ndarray  # uint16 [WINDOW]
-    narrow: np.ndarray  # uint8 [WINDOW], the accumulators of an approximate search
-    noted: np.ndarray  # int32 [WINDOW + 2]
-    bins: np.ndarray  # int32 [NUM_BINS]
-    query_weights: np.ndarray  # float32, one for each term of every bucket
-    sieve: np.ndarray  # uint8 [SIEVE]
-    keep: np.ndarray  # int64 [query terms], tiers to read
-    left: np.ndarray  # float64 [query terms], the most that an unread posting adds
-    table: np.ndarray  # uint16 [query terms * TIERS * CODES]
-    cells: np.ndarray  # int64 [query terms * (GROUP * TIERS + 1)], starts of a group's cells
-    matches: np.ndarray  # uint64 [terms + 2]
-    batch: np.ndarray  # int32 [rows scored at a time]
-    scores: np.ndarray  # float32, beside it
-    docs: np.ndarray  # int32 [candidates, at least WINDOW]
-    partials: np.ndarray  # uint16, beside it
-    counters: np.ndarray  # int64 [3]: postings read, rows scored, searches read in full
 
 
 @compiled

@@ -9,7 +9,8 @@ from collections_for_tests import as_pairs, brute_force, stored_impacts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.inverted import InvertedIndex, InvertedIndexOptions
+from index.inverted import InvertedIndex
+from index.options import InvertedIndexOptions
 from index.vectors import empty_rows
 from retrieval.encoders.bm25 import BM25Encoder, BM25Options
 

@@ -16,7 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from index.effort import Budget
-from index.inverted import InvertedIndex, InvertedIndexOptions
+from index.inverted import InvertedIndex
+from index.options import InvertedIndexOptions
 from index.vectors import SparseQuery
 from kernels.cpu.forward_rows import WINDOW
 

@@ -10,11 +10,13 @@ from collections_for_tests import as_pairs, brute_force, sparse_rows, stored_imp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.calibration import Calibration, ClusterDial, Dial
+from index.calibration import Calibration, Dial
 from index.effort import Budget, Recall
 from index.errors import IndexFormatError, InvalidVectorsError, WinnowError
-from index.inverted import InvertedIndex, InvertedIndexOptions
-from index.second_tier import MOST_K, ClusterSetting
+from index.inverted import InvertedIndex
+from index.options import InvertedIndexOptions
+from index.second_tier import MOST_K
+from index.settings import NO_LIMIT, ClusterSetting, Setting
 from index.vectors import SparseQuery
 from kernels.cpu.cluster_groups import GROUP, GROUP_WINDOW, ClusterGroups, record_bytes
 from kernels.cpu.group_taat import MOST_TERMS
@@ -23,11 +25,9 @@ from kernels.cpu.sparse import SparseRows
 NUM_TERMS, TOPICS = 600, 50
 GENEROUS = ClusterSetting(10**6, 400, 200, 5, 100)
 FRUGAL = ClusterSetting(1_000, 30, 20, 2, 10)
-CHEAP = Calibration(
-    short=(Dial(0.5, 30, 0.9, 1000.0),),
-    long=(Dial(0.5, 30, 0.9, 1000.0),),
-    short_clusters=(ClusterDial(1.0, 400, 200, 5, 100, 0.95, 10.0),),
-)
+FIRST = Dial(Setting(0.5, NO_LIMIT, 30), 0.9, 0.0, 1000.0)
+SECOND = Dial(ClusterSetting(10**6, 400, 200, 5, 100), 0.95, 0.0, 10.0)
+CHEAP = Calibration(short=(FIRST, SECOND), long=(FIRST,))
 
 
 def clustered(num_docs, seed):
@@ -164,12 +164,14 @@ def test_recall_uses_the_cheaper_tier_and_is_calibrated_for_both(index, document
     rows = sparse_rows(documents)
     calibrated = InvertedIndex.build(rows, options("f32"), calibrate_with=queries, folder=tmp_path / "i")
     for dials in calibrated.calibration:
-        assert [dial.recall for dial in dials] == sorted({dial.recall for dial in dials})
-        assert [dial.cost for dial in dials] == sorted(dial.cost for dial in dials)
-        assert dials[-1].recall > 0.95
+        for tier in (Setting, ClusterSetting):
+            some = [dial for dial in dials if isinstance(dial.setting, tier)]
+            assert [dial.recall for dial in some] == sorted({dial.recall for dial in some})
+            assert [dial.cost for dial in some] == sorted(dial.cost for dial in some)
+            assert some[-1].recall > 0.95
     assert InvertedIndex.open(tmp_path / "i").calibration == calibrated.calibration
-    assert CHEAP.dial(6, 0.95) == CHEAP.short_clusters[0]
-    assert CHEAP.dial(6, 0.95, second_tier=False) is None
+    assert CHEAP.setting(6, 0.95, second_tier=True) == SECOND.setting
+    assert CHEAP.setting(6, 0.95, second_tier=False) is None
 
 
 @pytest.fixture
@@ -211,7 +213,7 @@ def test_fewer_hits_than_asked_for_come_from_the_first_tier(cheap):
     rare = {1: 1.0}
     documents = [rare] * 12 + [{2: 1.0}] * 500
     index = InvertedIndex.build(sparse_rows(documents), options(num_terms=3))
-    index.calibration = CHEAP._replace(short=(), short_clusters=(ClusterDial(1.0, 1, 10, 0, 0, 0.95, 10.0),))
+    index.calibration = CHEAP._replace(short=(SECOND._replace(setting=ClusterSetting(512, 1, 10, 0, 0)),))
     assert as_pairs(index.search(np.array([1]), np.array([1.0]), 12, Recall(0.9))) == [(1.0, d) for d in range(12)]
 
 
@@ -271,7 +273,7 @@ def test_damaged_arrays_never_lead_outside(documents, tmp_path, name, fill):
 def test_only_a_large_collection_has_a_second_tier_unless_told(documents, monkeypatch):
     rows = sparse_rows(documents[:100])
     assert InvertedIndex.build(rows, InvertedIndexOptions(NUM_TERMS)).second_tier is None
-    monkeypatch.setattr("index.inverted.SECOND_TIER_WORTH_IT", 100)
+    monkeypatch.setattr("index.options.SECOND_TIER_WORTH_IT", 100)
     assert InvertedIndex.build(rows, InvertedIndexOptions(NUM_TERMS)).second_tier is not None
     assert InvertedIndex.build(rows, InvertedIndexOptions(NUM_TERMS, second_tier=False)).second_tier is None
     with pytest.raises(InvalidVectorsError, match="second_tier is 'yes'; it must be True, False or None"):
