@@ -19,8 +19,8 @@ SHORT = 12  # terms, up to which a query is short
 LEFT_OUT = (0.01, 0.03, 0.05, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5)
 CANDIDATES = (30, 60, 100, 200)
 ROW_COST = 400  # postings that scoring one document takes as long as
-SKETCH_COST = 50  # the same for a sketch
-WINDOW_COST = 2_000  # the same for going through a window of documents or groups
+WINDOW_COST = 2_000  # the same for going through a window of documents
+GROUP_POSTING_COST, SKETCH_COST, GROUP_WINDOW_COST = 0.7, 40.0, 500.0  # the same for what the second tier reads
 SHARES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.1)  # postings of groups read, for each document of the collection
 WIDTHS = (  # groups, rows, leaders, rows of their clusters
     (300, 100, 3, 60),

@@ -19,6 +19,7 @@ import numpy as np
 
 from index.building import DTYPES, Allocate, Parts, build_parts, in_files, in_memory, parse_size, spilled
 from index.calibration import (
+    GROUP_WINDOW_COST,
     NOT_CALIBRATED,
     ROW_COST,
     WINDOW_COST,
@@ -519,8 +520,10 @@ class InvertedIndex:
 
         def run(queries: list[SparseQuery], dial: AnyDial) -> tuple[list[np.ndarray], float]:
             answers, cost = self._search_batch(queries, k, threads, self._setting_of(dial, k), NO_FILTER)
-            windows = count_group_windows(self.num_docs) if isinstance(dial, ClusterDial) else self._num_windows
-            return [docs for _, docs in answers], cost / len(queries) + WINDOW_COST * windows
+            windows = WINDOW_COST * self._num_windows
+            if isinstance(dial, ClusterDial):
+                windows = GROUP_WINDOW_COST * count_group_windows(self.num_docs)
+            return [docs for _, docs in answers], cost / len(queries) + windows
 
         self.calibration = calibrate(checked, truth, run, self.second_tier is not None)
 

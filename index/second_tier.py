@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from index.calibration import ROW_COST, SKETCH_COST, ClusterDial
+from index.calibration import GROUP_POSTING_COST, ROW_COST, SKETCH_COST, ClusterDial
 from index.calibration import K as CALIBRATED_K
 from index.second_tier_building import NAME, count_group_windows, type_of_terms
 from index.storage import open_array, read_only, save_array
@@ -71,7 +71,7 @@ class SecondTier:
     def cost(self) -> float:
         """What the searches of this thread have cost so far, in postings of the first tier."""
         work: ClusterWorkspace | None = getattr(self._workspaces, "arrays", None)
-        return 0.0 if work is None else float(np.dot(work.counters, (1.0, SKETCH_COST, ROW_COST)))
+        return 0.0 if work is None else float(np.dot(work.counters, (GROUP_POSTING_COST, SKETCH_COST, ROW_COST)))
 
     def write(self, path: Path) -> None:
         for name, array in self.groups._asdict().items():
