@@ -130,16 +130,16 @@ def score_rows(forward, records, num_docs, first, past_last, best_scores, best_d
 
 @compiled
 def prefetch_rows(forward, docs, buckets):
-    """Ask for the lines of a row of ordinary length; of a longer one the beginning."""
+    """Ask for the lines of a row of up to 128 entries; of a longer one the beginning."""
     low, high, levels = forward.low, forward.high, forward.levels
     for i in range(docs.shape[0]):
         doc = np.int64(docs[i])
         entry, bit = forward.starts[doc], first_bit(forward, doc, buckets)
         prefetch(high, bit >> 6)
         prefetch(high, (bit >> 6) + 4)
-        for line in range(2 * low.itemsize):
+        for line in range(2 * low.itemsize + 1):
             prefetch(low, entry + line * (64 // low.itemsize))
-        for line in range(levels.itemsize + 1):
+        for line in range(2 * levels.itemsize + 1):
             prefetch(levels, entry + line * (64 // levels.itemsize))
 
 
