@@ -14,6 +14,7 @@ FULL = 255  # the largest accumulator
 MOST_TERMS = 255  # of a query, so that rounding leaves half of the units
 HALVINGS = 14  # of the span in which the smallest contribution read is looked for
 LINE = 32  # postings a cache line
+HOPE = 8
 COLUMNS = 4_096  # groups of a window, whose maxima tell a first threshold
 
 
@@ -166,11 +167,42 @@ def find_groups(
 ):
     """Write the `wanted` groups with the largest partial scores into `found`, int32; returns their number.
 
+    The first window sets a threshold that fewer of its groups reach, in the hope that other windows have as many. Where
+    they do not have half of those wanted, all is gone through again: the answer may lack groups, never most of them.
+
     accumulators  uint8 [GROUP_WINDOW], zero before and after
     bins          int32, more than FULL
     noted         uint16 [GROUP_WINDOW + 1]
     found         longer than twice `wanted`
     """
+    for hope in (HOPE, 1):
+        count = go_through(
+            groups, num_groups, num_windows, begins, ends, num_lists, adds, wanted, hope, accumulators, bins, noted, found,
+            partials,
+        )  # fmt: skip
+        if 2 * count >= wanted:
+            break
+    return count
+
+
+@compiled
+def go_through(
+    groups,
+    num_groups,
+    num_windows,
+    begins,
+    ends,
+    num_lists,
+    adds,
+    wanted,
+    hope,
+    accumulators,
+    bins,
+    noted,
+    found,
+    partials,
+):
+    """`find_groups` with a first threshold that wanted / hope groups of the first window reach."""
     bins[:] = 0
     lowest, above, count = 1, 0, 0  # partial score that still counts, groups with it and above, groups found
     for window in range(num_windows):
@@ -180,7 +212,7 @@ def find_groups(
         )  # fmt: skip
         if lowest == 1:  # the windows before had too few groups to tell what is worth noting
             largest = column_maxima(accumulators)
-            lowest = reached(largest, wanted)
+            lowest = reached(largest, max(wanted // hope, 1))
             above = bins[lowest:].sum()
             num_noted = scan(accumulators, largest, lowest, noted)
         elif num_noted >= noted.shape[0]:
