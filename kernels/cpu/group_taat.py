@@ -14,7 +14,7 @@ FULL = 255  # the largest accumulator
 MOST_TERMS = 255  # of a query, so that rounding leaves half of the units
 HALVINGS = 14  # of the span in which the smallest contribution read is looked for
 LINE = 32  # postings a cache line
-HOPE = 8
+MOST_HOPE = 8  # how many times more groups are hoped for in all windows than the first one has
 COLUMNS = 4_096  # groups of a window, whose maxima tell a first threshold
 
 
@@ -175,12 +175,12 @@ def find_groups(
     noted         uint16 [GROUP_WINDOW + 1]
     found         longer than twice `wanted`
     """
-    for hope in (HOPE, 1):
+    for hope in (max(min(num_windows // 4, MOST_HOPE), 1), 1):
         count = go_through(
             groups, num_groups, num_windows, begins, ends, num_lists, adds, wanted, hope, accumulators, bins, noted, found,
             partials,
         )  # fmt: skip
-        if 2 * count >= wanted:
+        if 2 * count >= wanted or hope == 1:
             break
     return count
 
