@@ -17,7 +17,7 @@ from kernels.cpu import cluster_search
 from kernels.cpu.cluster_groups import GROUP, GROUP_TIERS, GROUP_WINDOW, ClusterGroups, record_bytes, view_records
 from kernels.cpu.cluster_search import ClusterWorkspace
 from kernels.cpu.forward_rows import ForwardRows
-from kernels.cpu.group_taat import MOST_TERMS
+from kernels.cpu.group_plan import MOST_TERMS
 from kernels.cpu.sketch_scores import ROOM, SCORE_BINS
 
 WORTH_IT = 2_000_000  # documents; below, the first tier is about as fast

@@ -13,7 +13,8 @@ from kernels.cpu.bits import prefetch
 from kernels.cpu.cluster_groups import GROUP, GROUP_TIERS, first_places
 from kernels.cpu.compiled import compiled
 from kernels.cpu.forward_rows import count_buckets, first_bit, score
-from kernels.cpu.group_taat import choose_lists, find_groups, load_runs
+from kernels.cpu.group_plan import choose_lists, load_runs
+from kernels.cpu.group_taat import find_groups
 from kernels.cpu.sketch_scores import (
     choose_best,
     fetch,

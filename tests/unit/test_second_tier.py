@@ -17,7 +17,7 @@ from index.inverted import InvertedIndex, InvertedIndexOptions
 from index.second_tier import MOST_K, ClusterSetting
 from index.vectors import SparseQuery
 from kernels.cpu.cluster_groups import GROUP, GROUP_WINDOW, ClusterGroups, record_bytes
-from kernels.cpu.group_taat import MOST_TERMS
+from kernels.cpu.group_plan import MOST_TERMS
 from kernels.cpu.sparse import SparseRows
 
 NUM_TERMS, TOPICS = 600, 50
