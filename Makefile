@@ -14,7 +14,7 @@ test: $(VENV)/installed  ## everything a change must pass, in the order that fai
 	$(BIN)/python -m pytest
 
 bounds: $(VENV)/installed  ## the property tests of the kernels once more, with array bounds checked
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/numba-boundscheck $(BIN)/python -m pytest tests/property tests/unit/test_inverted_index.py
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/numba-boundscheck $(BIN)/python -m pytest tests/property tests/unit/test_inverted_index.py tests/unit/test_second_tier.py
 
 wheel-check: $(VENV)/installed  ## build the wheel, install it in an empty environment, run the README's first block there
 	$(BIN)/python tests/wheel_in_empty_environment.py

@@ -31,7 +31,7 @@ from index.effort import EXACT, Budget, Effort, Exact, Recall
 from index.errors import InvalidVectorsError, WinnowError
 from index.inverted_files import describe_parts, read_parts, write_parts
 from index.options import InvertedIndexOptions
-from index.second_tier import SecondTier
+from index.second_tier import GROUP_WINDOW_COST, SecondTier
 from index.second_tier_building import build_second_tier, count_group_windows
 from index.settings import EXACTLY, NO_LIMIT, AnySetting, ClusterSetting, K, Setting
 from index.speed import Speed, measure_speed
@@ -436,9 +436,10 @@ class InvertedIndex:
 
         def run(queries: list[SparseQuery], setting: AnySetting) -> tuple[list[np.ndarray], float]:
             answers, cost = self._search_batch(queries, k, threads, setting, NO_FILTER)
-            is_second = isinstance(setting, ClusterSetting)
-            windows = count_group_windows(self.num_docs) if is_second else count_windows(self.num_docs)
-            return [docs for _, docs in answers], cost / len(queries) + WINDOW_COST * windows
+            windows = WINDOW_COST * count_windows(self.num_docs)
+            if isinstance(setting, ClusterSetting):
+                windows = GROUP_WINDOW_COST * count_group_windows(self.num_docs)
+            return [docs for _, docs in answers], cost / len(queries) + windows
 
         tiers: list[Sequence[AnySetting]] = [FIRST_TIER]
         if self.second_tier is not None:

@@ -17,10 +17,10 @@ from kernels.cpu import cluster_search
 from kernels.cpu.cluster_groups import GROUP, GROUP_TIERS, GROUP_WINDOW, ClusterGroups, record_bytes, view_records
 from kernels.cpu.cluster_search import ClusterWorkspace
 from kernels.cpu.forward_rows import SIEVE, ForwardRows
-from kernels.cpu.group_taat import MOST_TERMS
+from kernels.cpu.group_plan import MOST_TERMS
 from kernels.cpu.sketch_scores import ROOM, SCORE_BINS
 
-SKETCH_COST = 50  # postings that scoring a sketch takes as long as
+GROUP_POSTING_COST, SKETCH_COST, GROUP_WINDOW_COST = 0.7, 40.0, 500.0  # in postings of the first tier
 SHARES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.1)  # postings of groups read, for each document of the collection
 WIDTHS = (  # groups, rows, leaders, rows of their clusters
     (300, 100, 3, 60),
@@ -68,7 +68,7 @@ class SecondTier:
     def cost(self) -> float:
         """What the searches of this thread have cost so far, in postings of the first tier."""
         work: ClusterWorkspace | None = getattr(self._workspaces, "arrays", None)
-        return 0.0 if work is None else float(np.dot(work.counters, (1.0, SKETCH_COST, ROW_COST)))
+        return 0.0 if work is None else float(np.dot(work.counters, (GROUP_POSTING_COST, SKETCH_COST, ROW_COST)))
 
     def write(self, path: Path) -> None:
         for name, array in self.groups._asdict().items():

@@ -53,16 +53,16 @@ def view_records(records, term_type):
     return Records(records.view(term_type), records, records.view(np.int32))
 
 
+@compiled
 def record_bytes(term_bytes):
     """Bytes of the record of a group."""
     return GROUP * (SKETCH * (term_bytes + 1) + 4)
 
 
 @compiled
-def first_places(records, position):
-    """Where the sketch at a position begins: (in records.terms, in records.impacts), and in records.docs its document, int64."""
-    term_bytes = records.terms.itemsize
-    size = GROUP * (SKETCH * (term_bytes + 1) + 4)
+def first_places(position, term_bytes):
+    """Where in the Records the sketch at a position begins: (in terms, in impacts, and in docs its document), int64."""
+    size = record_bytes(term_bytes)
     group, member = position // GROUP, position % GROUP
     first_impact = group * size + GROUP * SKETCH * term_bytes
     return (
@@ -77,7 +77,7 @@ def fill_records(first, past_last, doc_at, sketch_terms, sketch_impacts, records
     """Write the sketches and numbers of documents doc_at[first:past_last] to the positions first..past_last."""
     for position in range(first, past_last):
         sketch = np.int64(doc_at[position]) * SKETCH
-        term, impact, doc = first_places(records, position)
+        term, impact, doc = first_places(position, records.terms.itemsize)
         for i in range(SKETCH):
             records.terms[term + i] = sketch_terms[sketch + i]
             records.impacts[impact + i] = sketch_impacts[sketch + i]
@@ -89,7 +89,7 @@ def terms_of_group(group, records, largest, found):
     """Write the terms of a group into `found` and their largest impacts into largest[term], uint8, zero before and for the
     caller to clear; returns their number."""
     count = 0
-    first_term, first_impact, _ = first_places(records, group * GROUP)
+    first_term, first_impact, _ = first_places(group * GROUP, records.terms.itemsize)
     for i in range(GROUP * SKETCH):
         impact = records.impacts[first_impact + i]
         if impact > 0:

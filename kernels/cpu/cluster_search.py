@@ -12,7 +12,8 @@ import numpy as np
 from kernels.cpu.cluster_groups import GROUP, GROUP_TIERS, first_places
 from kernels.cpu.compiled import compiled
 from kernels.cpu.forward_rows import SIEVE, count_buckets, prefetch_rows, prefetch_starts, score
-from kernels.cpu.group_taat import choose_lists, find_groups, load_runs
+from kernels.cpu.group_plan import choose_lists, load_runs
+from kernels.cpu.group_taat import find_groups
 from kernels.cpu.sketch_scores import (
     choose_best,
     fetch,
@@ -108,12 +109,12 @@ def search(tier, records, forward, terms, weights, k, max_postings, wanted, rows
 @compiled
 def score_rows(forward, records, num_docs, first, past_last, best_scores, best_docs, work):
     """Score the rows at the positions chosen[first:past_last] and offer them to the heap; the next batch is fetched meanwhile."""
-    chosen, docs = work.chosen, work.docs
+    chosen, docs, doc_at, term_bytes = work.chosen, work.docs, records.docs, records.terms.itemsize
     last_doc = np.int32(num_docs - 1)
     buckets = count_buckets(forward.steps.shape[0], 8 * forward.low.itemsize)
     for i in range(first, past_last):
-        _, _, place = first_places(records, np.int64(chosen[i]))
-        docs[i] = min(max(records.docs[place], np.int32(0)), last_doc)  # a damaged file may hold any number
+        _, _, place = first_places(np.int64(chosen[i]), term_bytes)
+        docs[i] = min(max(doc_at[place], np.int32(0)), last_doc)  # a damaged file may hold any number
     prefetch_starts(forward, docs[first:past_last])
     prefetch_rows(forward, docs[first : min(first + BATCH, past_last)], buckets)
     for begin in range(first, past_last, BATCH):

@@ -93,7 +93,9 @@ def prefetch_rows(forward, docs, buckets):
     for i in range(docs.shape[0]):
         first = starts[docs[i]]
         length = min(starts[docs[i] + 1] - first, LONGEST_PREFETCHED)
-        prefetch(high, first_bit(forward, np.int64(docs[i]), buckets) >> 6)
+        bit = first_bit(forward, np.int64(docs[i]), buckets)
+        prefetch(high, bit >> 6)
+        prefetch(high, (bit + length + buckets) >> 6)
         for line in range(length * low.itemsize // 64 + 2):
             prefetch(low, first + line * (64 // low.itemsize))
         for line in range(length * levels.itemsize // 64 + 2):

@@ -7,71 +7,13 @@ means, so it promises and bounds nothing: 8 bits tell it well enough, and a wind
 import numpy as np
 
 from kernels.cpu.bits import prefetch
-from kernels.cpu.cluster_groups import GROUP_TIERS, GROUP_WINDOW
+from kernels.cpu.cluster_groups import GROUP_WINDOW
 from kernels.cpu.compiled import compiled
+from kernels.cpu.group_plan import FULL
 
-FULL = 255  # the largest accumulator
-MOST_TERMS = 255  # of a query, so that rounding leaves half of the units
-HALVINGS = 14  # of the span in which the smallest contribution read is looked for
 LINE = 32  # postings a cache line
+MOST_HOPE = 8  # how many times more groups are hoped for in all windows than the first one has
 COLUMNS = 4_096  # groups of a window, whose maxima tell a first threshold
-
-
-@compiled
-def choose_lists(terms, weights, means, counts, max_postings, lists, adds):
-    """Choose the tiers with the largest contributions, about max_postings postings: (lists, postings to read).
-
-    Writes lists, int64 = term * GROUP_TIERS + tier, and adds, uint8, what a posting of each adds, to the nearest. One tier is
-    always read.
-    """
-    most, high, low = np.float32(0), np.float32(0), np.float32(0)
-    for i in range(terms.shape[0]):
-        largest = weights[i] * means[np.int64(terms[i]) * GROUP_TIERS]
-        most += largest
-        high = max(high, largest)
-    for _ in range(HALVINGS):
-        middle, postings = (low + high) / 2, np.int64(0)
-        for i in range(terms.shape[0]):
-            first = np.int64(terms[i]) * GROUP_TIERS
-            for cell in range(first, first + GROUP_TIERS):
-                if weights[i] * means[cell] < middle:
-                    break
-                postings += counts[cell]
-        if postings > max_postings:
-            low = middle
-        else:
-            high = middle
-    num_lists, postings = 0, np.int64(0)
-    unit = max(most, np.float32(1e-30)) / np.float32(max(FULL - terms.shape[0] // 2, 1))  # no sum exceeds FULL
-    for i in range(terms.shape[0]):
-        first = np.int64(terms[i]) * GROUP_TIERS
-        for cell in range(first, first + GROUP_TIERS):
-            contribution = weights[i] * means[cell]
-            if not contribution >= high:
-                break
-            if counts[cell] <= 0:
-                continue
-            add = np.int32(contribution / unit + np.float32(0.5))
-            if add > 0:
-                lists[num_lists], adds[num_lists] = cell, np.uint8(add)
-                postings += counts[cell]
-                num_lists += 1
-    return num_lists, postings
-
-
-@compiled
-def load_runs(starts, num_postings, lists, num_lists, num_windows, begins, ends):
-    """Where each list begins and ends in each window, as [window][list], so that no later branch waits for memory."""
-    for i in range(num_lists):
-        for cell in range(lists[i] * num_windows, (lists[i] + 1) * num_windows + 1, 8):
-            prefetch(starts, cell)
-    for i in range(num_lists):
-        cell = lists[i] * num_windows
-        for window in range(num_windows):
-            # a damaged file may hold any number here: neither end may leave the postings
-            begin = min(max(starts[cell + window], 0), num_postings)
-            begins[window * num_lists + i] = begin
-            ends[window * num_lists + i] = max(min(starts[cell + window + 1], num_postings), begin)
 
 
 @compiled
@@ -166,11 +108,42 @@ def find_groups(
 ):
     """Write the `wanted` groups with the largest partial scores into `found`, int32; returns their number.
 
+    The first window sets a threshold that fewer of its groups reach, in the hope that other windows have as many. Where
+    they do not have half of those wanted, all is gone through again: the answer may lack groups, never most of them.
+
     accumulators  uint8 [GROUP_WINDOW], zero before and after
     bins          int32, more than FULL
     noted         uint16 [GROUP_WINDOW + 1]
     found         longer than twice `wanted`
     """
+    for hope in (max(min(num_windows // 4, MOST_HOPE), 1), 1):
+        count = go_through(
+            groups, num_groups, num_windows, begins, ends, num_lists, adds, wanted, hope, accumulators, bins, noted, found,
+            partials,
+        )  # fmt: skip
+        if 2 * count >= wanted or hope == 1:
+            break
+    return count
+
+
+@compiled
+def go_through(
+    groups,
+    num_groups,
+    num_windows,
+    begins,
+    ends,
+    num_lists,
+    adds,
+    wanted,
+    hope,
+    accumulators,
+    bins,
+    noted,
+    found,
+    partials,
+):
+    """`find_groups` with a first threshold that wanted / hope groups of the first window reach."""
     bins[:] = 0
     lowest, above, count = 1, 0, 0  # partial score that still counts, groups with it and above, groups found
     for window in range(num_windows):
@@ -180,7 +153,7 @@ def find_groups(
         )  # fmt: skip
         if lowest == 1:  # the windows before had too few groups to tell what is worth noting
             largest = column_maxima(accumulators)
-            lowest = reached(largest, wanted)
+            lowest = reached(largest, max(wanted // hope, 1))
             above = bins[lowest:].sum()
             num_noted = scan(accumulators, largest, lowest, noted)
         elif num_noted >= noted.shape[0]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from kernels.cpu.bits import prefetch
-from kernels.cpu.cluster_groups import GROUP, first_places
+from kernels.cpu.cluster_groups import GROUP, first_places, record_bytes
 from kernels.cpu.compiled import compiled
 from kernels.cpu.sketches import SKETCH
 
@@ -57,14 +57,14 @@ def prefetch_record(impacts, first_impact, size):
 def score_groups(groups, count, num_docs, records, table, found, scores):
     """Write positions, int32, and sketch scores, int32, of the documents of `count` groups; returns their number."""
     terms, impacts, num_found = records.terms, records.impacts, 0
-    size = GROUP * (SKETCH * (terms.itemsize + 1) + 4)
+    size = record_bytes(terms.itemsize)
     for i in range(min(AHEAD, count)):
         prefetch_record(impacts, np.int64(groups[i]) * size, size)
     for i in range(count):
         if i + AHEAD < count:
             prefetch_record(impacts, np.int64(groups[i + AHEAD]) * size, size)
         first_position = np.int64(groups[i]) * GROUP
-        term, impact, _ = first_places(records, first_position)
+        term, impact, _ = first_places(first_position, terms.itemsize)
         for member in range(min(GROUP, num_docs - first_position)):
             found[num_found] = first_position + member
             scores[num_found] = sketch_score(terms, impacts, term + member * SKETCH, impact + member * SKETCH, table)
@@ -103,7 +103,7 @@ def near_leaders(leaders, num_docs, nearest, second, cluster_starts, spans):
 def score_spans(spans, num_spans, records, table, seen, found, scores):
     """As score_groups, of the positions in spans that are not in `seen`. Stops where `found` is full."""
     terms, impacts, num_found = records.terms, records.impacts, 0
-    size = GROUP * (SKETCH * (terms.itemsize + 1) + 4)
+    size = record_bytes(terms.itemsize)
     for span in range(num_spans):
         prefetch_record(impacts, spans[2 * span] // GROUP * size, size)
     for span in range(num_spans):
@@ -111,7 +111,7 @@ def score_spans(spans, num_spans, records, table, seen, found, scores):
             if position % GROUP == 0:
                 prefetch_record(impacts, (position // GROUP + SPAN_AHEAD) * size, size)
             if num_found < found.shape[0] and not is_marked(seen, position):
-                term, impact, _ = first_places(records, position)
+                term, impact, _ = first_places(position, terms.itemsize)
                 found[num_found] = position
                 scores[num_found] = sketch_score(terms, impacts, term, impact, table)
                 num_found += 1
