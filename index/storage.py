@@ -285,5 +285,5 @@ def open_array(path: Path, dtype: str, length: int) -> np.ndarray:
 def read_only(array: np.ndarray) -> np.ndarray:
     """A plain, read-only view: built and memory-mapped arrays then share one compiled kernel."""
     view = array.view(np.ndarray)
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
