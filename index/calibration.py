@@ -18,7 +18,7 @@ from kernels.cpu.sparse import SparseRows
 
 SHORT = 12  # terms, up to which a query is short
 ROW_COST = 400  # postings that scoring one document takes as long as
-WINDOW_COST = 2_000.0  # the same for going through a window
+WINDOW_COST, LIST_COST = 1_100.0, 40.0  # the same for going through a window, and through each list in it
 FIRST_TIER = tuple(
     Setting(left_out, NO_LIMIT, candidates)
     for left_out in (0.01, 0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.18, 0.25, 0.35, 0.5)

@@ -18,6 +18,7 @@ import numpy as np
 from index.building import Allocate, Parts, build_parts, count_windows, in_files, in_memory, parse_size, spilled
 from index.calibration import (
     FIRST_TIER,
+    LIST_COST,
     NOT_CALIBRATED,
     ROW_COST,
     WINDOW_COST,
@@ -436,7 +437,8 @@ class InvertedIndex:
 
         def run(queries: list[SparseQuery], setting: AnySetting) -> tuple[list[np.ndarray], float]:
             answers, cost = self._search_batch(queries, k, threads, setting, NO_FILTER)
-            windows = WINDOW_COST * count_windows(self.num_docs)
+            num_terms = float(np.mean([len(query.terms) for query in queries]))
+            windows = (WINDOW_COST + LIST_COST * num_terms) * count_windows(self.num_docs)
             if isinstance(setting, ClusterSetting):
                 windows = GROUP_WINDOW_COST * count_group_windows(self.num_docs)
             return [docs for _, docs in answers], cost / len(queries) + windows

@@ -20,7 +20,7 @@ from kernels.cpu.forward_rows import SIEVE, ForwardRows
 from kernels.cpu.group_plan import MOST_TERMS
 from kernels.cpu.sketch_scores import ROOM, SCORE_BINS
 
-GROUP_POSTING_COST, SKETCH_COST, GROUP_WINDOW_COST = 0.7, 40.0, 500.0  # in postings of the first tier
+GROUP_POSTING_COST, SKETCH_COST, GROUP_WINDOW_COST = 0.9, 50.0, 600.0  # in postings of the first tier
 SHARES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.1)  # postings of groups read, for each document of the collection
 WIDTHS = (  # groups, rows, leaders, rows of their clusters
     (300, 100, 3, 60),

@@ -27,7 +27,8 @@ from kernels.cpu.windowed_taat import (
     size_of_window,
 )
 
-LEFT_OUT = 0.03  # of a query's upper bound; more saves postings and costs scored documents
+LEFT_OUT, LEFT_OUT_LARGE = 0.03, 0.04  # of a query's upper bound; more saves postings and costs scored documents
+LARGE = 64  # windows: there are more postings to save, but not more documents to score
 SEED_SCORED = 10  # documents beyond k that are scored for a first threshold
 NO_LIMIT = np.int64(2**62)
 
@@ -42,7 +43,8 @@ def search(tiers, forward, terms, weights, allowed, k, work):
     """
     best_scores, best_docs = np.zeros(k, np.float32), np.full(k, EMPTY, np.int32)
     set_query(terms, weights, work)
-    for left_out in (LEFT_OUT, 0.0):
+    is_large = forward.high_starts.shape[0] - 1 >= LARGE
+    for left_out in (LEFT_OUT_LARGE if is_large else LEFT_OUT, 0.0):
         best_scores[:], best_docs[:] = 0, EMPTY
         if search_windows(tiers, forward, terms, weights, allowed, left_out, best_scores, best_docs, work):
             break
