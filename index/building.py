@@ -7,13 +7,14 @@ reserved beforehand, so a full disk is an error before it is a loss. The arrays 
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from kernels.cpu.quantise import largest_weights, quantise
 from kernels.cpu.sparse import SparseRows, unsound_entry
 
 SMALLEST_STEP = np.finfo(np.float32).tiny  # keeps the step of a denormal weight above 0
+LARGE_PAGE = 2 << 20  # bytes
 LARGEST_PATTERN = np.iinfo(np.int32).max
 TIER_FRACTIONS = np.array([1 / 16, 1 / 6, 0.4, 1.0])  # of a list's postings up to the end of each tier
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMGT]?)i?B", re.IGNORECASE)
@@ -52,10 +54,15 @@ def count_windows(num_docs: int) -> int:
 
 
 def in_memory(name: str, dtype: str, length: int) -> np.ndarray:
-    """An array of the process."""
-    array = np.empty(length, dtype)  # numpy asks for huge pages for it, which it does not for np.zeros
-    array[:] = 0
-    return array
+    """An array of the process; its memory, in large pages where there are any, is had when it is first written to."""
+    size = length * np.dtype(dtype).itemsize
+    if size < LARGE_PAGE:
+        return np.zeros(length, dtype)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype)
 
 
 def in_files(path: Path) -> Allocate:

@@ -117,7 +117,7 @@ def measure(judged: Sequence[Judged], setting: AnySetting, run: Run) -> Dial:
     """Recall and cost of one setting."""
     answers, cost = run([query for query, _ in judged], setting)
     shares = [
-        len(np.intersect1d(found, wanted)) / max(len(wanted), 1)
+        len({*found.tolist()} & {*wanted.tolist()}) / max(len(wanted), 1)
         for found, (_, wanted) in zip(answers, judged, strict=True)
     ]
     return Dial(setting, float(np.mean(shares)), float(np.std(shares) / len(shares) ** 0.5), cost)
