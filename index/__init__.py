@@ -1,5 +1,33 @@
 """How are documents stored and found? Build, save, open and search one collection."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from index.lazy_names import lazy_names
 from index.name_clash import refuse_other_kernels_package
 
+if TYPE_CHECKING:
+    from index.effort import Budget, Exact, Recall
+    from index.errors import WinnowError
+    from index.inverted import InvertedIndex
+    from index.options import InvertedIndexOptions
+    from index.vectors import SparseQuery
+    from kernels.cpu.sparse import SparseRows
+
 refuse_other_kernels_package()
+
+HOMES = {
+    "Budget": "index.effort",
+    "Exact": "index.effort",
+    "InvertedIndex": "index.inverted",
+    "InvertedIndexOptions": "index.options",
+    "Recall": "index.effort",
+    "SparseQuery": "index.vectors",
+    "SparseRows": "kernels.cpu.sparse",
+    "WinnowError": "index.errors",
+}
+__all__ = [
+    "Budget", "Exact", "InvertedIndex", "InvertedIndexOptions", "Recall", "SparseQuery", "SparseRows", "WinnowError"
+]  # fmt: skip
+__getattr__ = lazy_names("index", HOMES)

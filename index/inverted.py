@@ -57,7 +57,7 @@ Answer = tuple[np.ndarray, np.ndarray]
 class InvertedIndex:
     """Top-k search by dot product: exact, up to a recall, or within a budget.
 
-    >>> from kernels.cpu.sparse import SparseRows
+    >>> from index import InvertedIndexOptions, SparseRows
     >>> documents = SparseRows(np.array([0, 2, 3]), np.array([0, 2, 2]), np.array([5.0, 1.0, 9.0]))
     >>> index = InvertedIndex.build(documents, InvertedIndexOptions(num_terms=3, impacts="f32"))
     >>> scores, docs = index.search(np.array([0, 2]), np.array([1.0, 2.0]), k=2)

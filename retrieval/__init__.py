@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import index  # noqa: F401  (refuses, at once, to run beside another package named `kernels`)
+from index.lazy_names import lazy_names  # `index` refuses, at once, to run beside another package named `kernels`
 
 if TYPE_CHECKING:
     from index.documents import Document
@@ -21,11 +21,4 @@ HOMES = {
 }
 __all__ = ["Document", "Explanation", "Hit", "Retriever", "WinnowError"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name where it is first used: `import retrieval` alone loads neither numpy nor numba."""
-    if name not in HOMES:
-        raise AttributeError(f"module 'retrieval' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(HOMES[name]), name)
+__getattr__ = lazy_names("retrieval", HOMES)
