@@ -21,7 +21,7 @@ ROW_COST = 400  # postings that scoring one document takes as long as
 WINDOW_COST, LIST_COST = 1_100.0, 40.0  # the same for going through a window, and through each list in it
 FIRST_TIER = tuple(
     Setting(left_out, NO_LIMIT, candidates)
-    for left_out in (0.01, 0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.18, 0.25, 0.35, 0.5)
+    for left_out in (0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.18, 0.25, 0.35)
     for candidates in (30, 60, 100, 200)
 )
 SAMPLED = {6: 256, 24: 256}  # terms of a sampled query -> how many such queries
@@ -39,7 +39,7 @@ class Dial(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """Settings worth having of each tier, cheapest first, each with more recall than those before; none: search exactly."""
+    """Settings worth having, cheapest first, each with more recall than those of its tier before; none: search exactly."""
 
     short: tuple[Dial, ...] = ()
     long: tuple[Dial, ...] = ()
@@ -47,12 +47,10 @@ class Calibration(NamedTuple):
     def setting(self, num_terms: int, target: float, second_tier: bool) -> AnySetting | None:
         """The cheapest setting measured to reach the target, perhaps of the second tier; None if there is none."""
         dials = (self.short or self.long) if num_terms <= SHORT else (self.long or self.short)
-        reaching = [
-            dial
-            for dial in dials
-            if dial.recall - dial.error >= target and (second_tier or isinstance(dial.setting, Setting))
-        ]
-        return min(reaching, key=lambda dial: dial.cost).setting if reaching else None
+        for dial in dials:
+            if dial.recall - dial.error >= target and (second_tier or isinstance(dial.setting, Setting)):
+                return dial.setting
+        return None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -99,9 +97,12 @@ def calibrate(judged: Sequence[Judged], tiers: Sequence[Sequence[AnySetting]], r
     """
     short = [one for one in judged if len(one[0].terms) <= SHORT]
     long = [one for one in judged if len(one[0].terms) > SHORT]
-    return Calibration(
-        *(tuple(dial for settings in tiers for dial in frontier(some, settings, run)) for some in (short, long))
-    )
+
+    def worth_having(some: Sequence[Judged]) -> tuple[Dial, ...]:
+        dials = [dial for settings in tiers for dial in frontier(some, settings, run)]
+        return tuple(sorted(dials, key=lambda dial: dial.cost))
+
+    return Calibration(worth_having(short), worth_having(long))
 
 
 def frontier(judged: Sequence[Judged], settings: Sequence[AnySetting], run: Run) -> list[Dial]:

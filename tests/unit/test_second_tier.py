@@ -27,7 +27,7 @@ GENEROUS = ClusterSetting(10**6, 400, 200, 5, 100)
 FRUGAL = ClusterSetting(1_000, 30, 20, 2, 10)
 FIRST = Dial(Setting(0.5, NO_LIMIT, 30), 0.9, 0.0, 1000.0)
 SECOND = Dial(ClusterSetting(10**6, 400, 200, 5, 100), 0.95, 0.0, 10.0)
-CHEAP = Calibration(short=(FIRST, SECOND), long=(FIRST,))
+CHEAP = Calibration(short=(SECOND, FIRST), long=(FIRST,))
 
 
 def clustered(num_docs, seed):
