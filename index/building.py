@@ -30,7 +30,7 @@ from kernels.cpu.forward_rows import WINDOW, ForwardRows
 from kernels.cpu.impact_tiers import BINS, GROUP, TIERS, ImpactTiers
 from kernels.cpu.partition import partition
 from kernels.cpu.quantise import largest_weights, quantise
-from kernels.cpu.sparse import SparseRows, unsound_entry
+from kernels.cpu.sparse import SparseRows, count_postings, unsound_entry
 
 SMALLEST_STEP = np.finfo(np.float32).tiny  # keeps the step of a denormal weight above 0
 LARGE_PAGE = 2 << 20  # bytes
@@ -139,7 +139,9 @@ class Build:
         return terms, docs, kept
 
     def check_and_choose_steps(self) -> None:
-        def largest_of(window: int) -> np.ndarray:
+        """Set the steps of terms, the patterns of their largest impacts, and `lengths`: postings of each row, window by window."""
+
+        def look_at(window: int) -> tuple[np.ndarray, np.ndarray]:
             rows = self.window(window)
             # a wide number may have been cut to an innocent one
             is_cut = self.rows.indices.dtype.itemsize > 4 and not np.array_equal(rows.indices, self.terms_of(window))
@@ -147,12 +149,16 @@ class Build:
                 checked_rows(self.rows, self.num_terms)  # says which and why
             largest = np.zeros(self.num_terms, np.float32)
             largest_weights(rows, largest)
-            return largest
+            lengths = np.empty(len(rows.indptr) - 1, np.int64)
+            count_postings(rows, lengths)
+            return largest, lengths
 
         largest = np.zeros(self.num_terms, np.float32)
+        self.lengths: list[np.ndarray] = []
         for first in range(0, self.num_windows, 8):  # a few at a time: each is a whole vocabulary
-            for found in self.on_windows(largest_of, range(first, min(first + 8, self.num_windows))):
+            for found, lengths in self.on_windows(look_at, range(first, min(first + 8, self.num_windows))):
                 np.maximum(largest, found, out=largest)
+                self.lengths.append(lengths)
         if self.impacts == "f32":
             self.steps = np.ones(self.num_terms, np.float32)
         else:
@@ -161,34 +167,19 @@ class Build:
         self.largest = self.stored(every_term)[1]
 
     def stored(self, rows: SparseRows) -> tuple[np.ndarray, np.ndarray]:
-        """(levels, int32 patterns of the impacts as float32) of some rows; 0 where an entry has no posting."""
+        """(levels, int32 patterns of the impacts as float32) of some rows; 0 where a weight is 0: it has no posting."""
         if self.impacts == "f32":
             return rows.data, rows.data.view(np.int32)
-        levels = np.empty(len(rows.data), DTYPES[self.impacts])
-        quantise(rows, self.steps, LEVELS[self.impacts], levels)
-        return levels, (self.steps[rows.indices] * levels.astype(np.float32)).view(np.int32)
+        levels, impacts = np.empty(len(rows.data), DTYPES[self.impacts]), np.empty(len(rows.data), np.float32)
+        quantise(rows, self.steps, LEVELS[self.impacts], levels, impacts)
+        return levels, impacts.view(np.int32)
 
     def forward_rows(self) -> ForwardRows:
+        """Code the rows and count the impacts of each term, which decides `tier_of_bin`."""
         buckets = forward_rows.count_buckets(self.num_terms, self.low_bits)
-        histogram = np.zeros(self.num_terms * BINS, np.int64)
-
-        def count(window: int) -> tuple[np.ndarray, np.ndarray]:
-            rows = self.window(window)
-            levels, patterns = self.stored(rows)
-            bins = np.zeros(self.num_terms * BINS, np.int32)
-            terms, _, kept_patterns = self.entries(rows, patterns)
-            impact_tiers.count_bins(terms, kept_patterns, self.largest, bins)
-            kept = np.concatenate([[0], np.cumsum(levels > 0)])
-            return np.diff(kept[rows.indptr]), bins
-
-        lengths = []
-        for first in range(0, self.num_windows, self.threads):
-            for kept, bins in self.on_windows(count, range(first, min(first + self.threads, self.num_windows))):
-                lengths.append(kept)
-                histogram += bins
         starts = self.allocate("forward.starts", "int64", self.num_docs + 1)
-        np.cumsum(np.concatenate([[0], *lengths]), out=starts)
-        bits = [kept.sum() + len(kept) * buckets for kept in lengths]
+        np.cumsum(np.concatenate([[0], *self.lengths]), out=starts)
+        bits = [lengths.sum() + len(lengths) * buckets for lengths in self.lengths]
         high_starts = self.allocate("forward.high_starts", "int64", self.num_windows + 1)
         high_starts[1:] = np.cumsum([-(-int(b) // 64) for b in bits])
         forward = ForwardRows(
@@ -201,16 +192,24 @@ class Build:
         )
         forward.steps[:] = self.steps
 
-        def encode(window: int) -> None:
+        def code(window: int) -> np.ndarray:
             rows = self.window(window)
+            levels, patterns = self.stored(rows)
             entries = slice(*starts[[window * WINDOW, min((window + 1) * WINDOW, self.num_docs)]])
             high = np.zeros(high_starts[window + 1] - high_starts[window], np.uint64)
             forward_rows.encode(
-                rows, buckets, self.stored(rows)[0], self.low_bits, forward.low[entries], high, forward.levels[entries]
+                rows, buckets, levels, self.low_bits, forward.low[entries], high, forward.levels[entries]
             )
             forward.high[high_starts[window] : high_starts[window + 1]] = high
+            terms, _, patterns = self.entries(rows, patterns)
+            bins = np.zeros(self.num_terms * BINS, np.int32)
+            impact_tiers.count_bins(terms, patterns, self.largest, bins)
+            return bins
 
-        self.on_windows(encode)
+        histogram = np.zeros(self.num_terms * BINS, np.int64)
+        for first in range(0, self.num_windows, self.threads):  # a few at a time: bins are many
+            for bins in self.on_windows(code, range(first, min(first + self.threads, self.num_windows))):
+                histogram += bins
         self.tier_of_bin = impact_tiers.choose_tiers(histogram, TIER_FRACTIONS, self.num_windows)
         return forward
 

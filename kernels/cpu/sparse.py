@@ -29,3 +29,13 @@ def unsound_entry(rows, num_terms):
                 return entry
             before = term
     return -1
+
+
+@compiled
+def count_postings(rows, lengths):
+    """Write how many entries of each row are above 0."""
+    for row in range(lengths.shape[0]):
+        count = 0
+        for entry in range(np.uint64(rows.indptr[row]), np.uint64(rows.indptr[row + 1])):
+            count += rows.data[entry] > 0
+        lengths[row] = count
