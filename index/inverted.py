@@ -288,6 +288,8 @@ class InvertedIndex:
             and terms.dtype == np.int32
             and weights.dtype == np.float32
             and terms.ndim == weights.ndim == 1
+            and terms.flags.c_contiguous
+            and weights.flags.c_contiguous
             and is_plain_query(terms, weights, self.options.num_terms)
         ):
             return SparseQuery(read_only(terms), read_only(weights))

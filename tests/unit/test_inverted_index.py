@@ -232,6 +232,11 @@ def test_effort_that_makes_no_sense_is_refused(effort, message):
         effort()
 
 
+def test_a_query_may_be_every_other_number_of_an_array(index):
+    terms, weights = np.array([TEA, 7, MILK, 7], np.int32)[::2], np.array([2, 9, 1, 9], np.float32)[::2]
+    assert as_pairs(index.search(terms, weights, 10)) == search(index, tea=2, milk=1)
+
+
 def test_effort_of_another_type_is_refused(index):
     with pytest.raises(WinnowError, match=r"effort is 0.99; give Exact\(\), Recall\(...\) or Budget\(...\)"):
         search(index, tea=1, effort=0.99)
