@@ -52,11 +52,11 @@ def search(tiers, forward, terms, weights, allowed, k, left_out, max_postings, c
 
 
 @compiled
-def choose_candidates(tiers, forward, terms, allowed, candidates, accumulators, work):
+def choose_candidates(tiers, forward, terms, allowed, candidates, whole, work):
     """Write about `candidates` documents with the largest partial scores into work.docs; returns how many."""
     num_docs, num_terms = forward.starts.shape[0] - 1, forward.steps.shape[0]
     num_windows = forward.high_starts.shape[0] - 1
-    accumulators = accumulators[: size_of_window(num_docs)]
+    accumulators = whole[: size_of_window(num_docs)]  # a damaged file's documents still have a place in the whole
     shift = bin_bits(accumulators)
     lowest, above, stored = 0, 0, 0  # bin that still counts, candidates in it and above, candidates stored
     for window in range(num_windows):
@@ -64,7 +64,7 @@ def choose_candidates(tiers, forward, terms, allowed, candidates, accumulators, 
             load_cells(tiers, terms, num_terms, num_windows, window // GROUP, work)
         first_doc = window * WINDOW
         threshold = max((lowest << shift) - 1, 0)
-        noted, read = add_window(tiers, terms, window, accumulators, work, threshold)
+        noted, read = add_window(tiers, terms, window, whole, work, threshold)
         work.counters[0] += read
         if threshold == 0:
             if allowed.shape[0] > 0:
@@ -75,7 +75,7 @@ def choose_candidates(tiers, forward, terms, allowed, candidates, accumulators, 
         elif noted > WINDOW:
             noted = scan(accumulators, threshold, work.noted)
         lowest, above, stored = collect(
-            accumulators, allowed, first_doc, num_docs, noted, candidates, lowest, above, stored, work
+            whole, allowed, first_doc, num_docs, noted, candidates, lowest, above, stored, work
         )
         accumulators[:] = 0
     work.bins[:] = 0

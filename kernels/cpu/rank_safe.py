@@ -69,21 +69,22 @@ def search_windows(tiers, forward, terms, weights, allowed, left_out, best_score
     # a float32 sum may lie this much above the sum of the numbers: relative, and absolute where numbers are denormal
     margin = 1.0 - (terms.shape[0] + 4) * 2.0**-23
     bound = left + terms.shape[0] * 2.0**-147
-    accumulators = work.accumulators[: size_of_window(num_docs)]
+    whole = work.accumulators  # where a damaged file's documents still have a place
+    accumulators = whole[: size_of_window(num_docs)]
     wanted = best_scores.shape[0] + SEED_SCORED
     threshold, pending = 0, 0  # documents noted in the window before
     for window in range(num_windows):
         if window % GROUP == 0:
             load_cells(tiers, terms, num_terms, num_windows, window // GROUP, work)
         first_doc = window * WINDOW
-        noted, read = add_window(tiers, terms, window, accumulators, work, threshold)
+        noted, read = add_window(tiers, terms, window, whole, work, threshold)
         work.counters[0] += read
         threshold = score_pending(forward, pending, threshold, bound, unit, margin, best_scores, best_docs, work)
         if threshold == 0:
             if allowed.shape[0] > 0:
                 drop_forbidden(accumulators, allowed, first_doc)
             noted = note_best(accumulators, wanted, work)
-            seeds = collect(forward, accumulators, allowed, first_doc, noted, 0, work)
+            seeds = collect(forward, whole, allowed, first_doc, noted, 0, work)
             prefetch_rows(forward, work.docs[:seeds], buckets)
             score_pending(forward, seeds, 0, bound, unit, margin, best_scores, best_docs, work)
             threshold = certain_threshold(best_scores[0], bound, unit, margin)
@@ -94,7 +95,7 @@ def search_windows(tiers, forward, terms, weights, allowed, left_out, best_score
             noted = scan(accumulators, threshold, work.noted)
         elif noted > WINDOW:
             noted = scan(accumulators, threshold, work.noted)
-        pending = collect(forward, accumulators, allowed, first_doc, noted, threshold, work)
+        pending = collect(forward, whole, allowed, first_doc, noted, threshold, work)
         accumulators[:] = 0
         prefetch_rows(forward, work.docs[: min(pending, 4 * AHEAD)], buckets)
     score_pending(forward, pending, threshold, bound, unit, margin, best_scores, best_docs, work)
