@@ -2,8 +2,10 @@
 
 Seen to fail on these planted bugs: a threshold of partial scores one too high; the bound of what is left unread forgotten,
 or halved; a threshold below that bound taken for safe; tiers whose ends are too low; `doc_a < doc_b` in top_k.is_worse; the
-last window left out; the last entry of a forward row left out; a code that shares its byte with another list left out; the
-filter forgotten when documents are scored; rounding down instead of half up. Ties between a code's upper end and an impact
+last window left out; the last window's documents noted but not scored; the last entry of a forward row left out; a code that
+shares its byte with another list left out; a pair of postings left out; twice the unread bound taken back from a term; a
+document below the raised threshold by 32 kept out; a sieve of query terms that lets some fall through; the filter forgotten
+when documents are scored; rounding down instead of half up. Ties between a code's upper end and an impact
 differ by one rounding of float64, which the margin in rank_safe covers: no test tells `code_of` without its last step.
 """
 
