@@ -9,7 +9,7 @@ from index.name_clash import refuse_other_kernels_package
 
 if TYPE_CHECKING:
     from index.effort import Budget, Exact, Recall
-    from index.errors import WinnowError
+    from index.errors import IndexFormatError, InvalidVectorsError, WinnowError
     from index.inverted import InvertedIndex
     from index.options import InvertedIndexOptions
     from index.vectors import SparseQuery
@@ -20,6 +20,8 @@ refuse_other_kernels_package()
 HOMES = {
     "Budget": "index.effort",
     "Exact": "index.effort",
+    "IndexFormatError": "index.errors",
+    "InvalidVectorsError": "index.errors",
     "InvertedIndex": "index.inverted",
     "InvertedIndexOptions": "index.options",
     "Recall": "index.effort",
@@ -28,6 +30,7 @@ HOMES = {
     "WinnowError": "index.errors",
 }
 __all__ = [
-    "Budget", "Exact", "InvertedIndex", "InvertedIndexOptions", "Recall", "SparseQuery", "SparseRows", "WinnowError"
+    "Budget", "Exact", "IndexFormatError", "InvalidVectorsError", "InvertedIndex", "InvertedIndexOptions", "Recall",
+    "SparseQuery", "SparseRows", "WinnowError",
 ]  # fmt: skip
 __getattr__ = lazy_names("index", HOMES)

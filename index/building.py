@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from index.errors import InvalidVectorsError, WinnowError
+from index.errors import InvalidVectorsError, WinnowError, interruptible
 from index.options import DTYPES, LEVELS
 from index.storage import read_only
 from index.vectors import MAX_DOCUMENTS, checked_rows
@@ -81,6 +81,7 @@ def in_files(path: Path) -> Allocate:
     return allocate
 
 
+@interruptible
 def build_parts(
     rows: SparseRows, num_terms: int, impacts: str, allocate: Allocate, threads: int, memory_limit: int | None
 ) -> Parts:

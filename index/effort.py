@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from index.errors import InvalidVectorsError
 
 
@@ -14,12 +16,16 @@ class Exact:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """About this share of the exact top k, as calibrated for the index; exact where no setting was found to reach it."""
+    """About this share of the exact top k, as calibrated for the index with k = 10; settings grow with k.
+
+    Exact for 1.0, for k above 100, where no setting was found to reach the target (as in every index that was not calibrated),
+    and for a query that would get fewer than k hits.
+    """
 
     target: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.target <= 1:
+        if not is_number(self.target) or not 0 < self.target <= 1:
             raise InvalidVectorsError(f"recall target is {self.target!r}; it must lie above 0 and be at most 1.")
 
 
@@ -37,11 +43,21 @@ class Budget:
 
     def __post_init__(self) -> None:
         given = [value for value in (self.postings, self.microseconds) if value is not None]
-        if len(given) != 1 or not given[0] > 0 or self.candidates < 1:
+        whole = [value for value in (self.postings, self.candidates) if value is not None]
+        if (
+            len(given) != 1
+            or not all(is_number(value) and value > 0 for value in given)
+            or not all(is_number(value) and value >= 1 and value == value // 1 < 2**62 for value in whole)
+        ):
             raise InvalidVectorsError(
                 f"budget is postings={self.postings!r}, microseconds={self.microseconds!r}, "
                 f"candidates={self.candidates!r}; give one of the first two, and all above 0."
             )
+
+
+def is_number(value: object) -> bool:
+    """True for a number of Python or numpy, nan and truth values left out."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and value == value
 
 
 Effort = Exact | Recall | Budget

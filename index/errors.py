@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
 
 
 class WinnowError(ValueError):
@@ -26,6 +31,24 @@ class CorpusError(WinnowError):
 
 class ModelError(WinnowError):
     """A model is unknown, cannot be had here, or is not the one an index was built with."""
+
+
+def interruptible(function: Callable[Given, Answer]) -> Callable[Given, Answer]:
+    """The function, with Ctrl-C while compiled code hands over its result told as KeyboardInterrupt, not as SystemError."""
+
+    @functools.wraps(function)
+    def call(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        try:
+            return function(*args, **kwargs)
+        except SystemError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, KeyboardInterrupt):
+                cause = cause.__cause__ or cause.__context__
+            if cause is None:
+                raise
+            raise KeyboardInterrupt from error
+
+    return call
 
 
 def run_command(call: Callable[[], int], *, program: str, debug: bool) -> int:

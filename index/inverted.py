@@ -29,15 +29,15 @@ from index.calibration import (
     sample_queries,
 )
 from index.effort import EXACT, Budget, Effort, Exact, Recall
-from index.errors import InvalidVectorsError, WinnowError
+from index.errors import InvalidVectorsError, WinnowError, interruptible
 from index.inverted_files import describe_parts, read_parts, write_parts
 from index.options import InvertedIndexOptions
-from index.second_tier import GROUP_WINDOW_COST, SecondTier
+from index.second_tier import GROUP_WINDOW_COST, MOST_K, SecondTier
 from index.second_tier_building import build_second_tier, count_group_windows
 from index.settings import EXACTLY, NO_LIMIT, AnySetting, ClusterSetting, K, Setting
 from index.speed import Speed, measure_speed
 from index.storage import Verify, commit, read_current, read_only
-from index.vectors import SparseQuery, checked_query, checked_shape
+from index.vectors import SparseQuery, as_sparse_rows, checked_query, checked_shape, is_csr
 from kernels.cpu import anytime, forward_rows, query_batch, rank_safe
 from kernels.cpu.forward_rows import WINDOW, ForwardRows, count_buckets
 from kernels.cpu.impact_tiers import TIERS, ImpactTiers, first_cell
@@ -81,6 +81,12 @@ class InvertedIndex:
         self._speed: Speed | None = None
         self._workspaces = threading.local()
 
+    def __repr__(self) -> str:
+        return (
+            f"<InvertedIndex of {self.num_docs:,} documents, {self.num_postings:,} postings of {self.options.num_terms:,} terms, "
+            f"{self.options.impacts} impacts, {self.nbytes:,} bytes>"
+        )
+
     @classmethod
     def build(
         cls,
@@ -94,7 +100,8 @@ class InvertedIndex:
     ) -> InvertedIndex:
         """Index one vector a document; a document is known by its row number.
 
-        vectors         all of them, or batches, which are spilled to a file first
+        vectors         SparseRows(indptr, indices, data), or what has these three, such as a CSR matrix of scipy; or batches of
+                        SparseRows, which are spilled to a file first
         threads         all cores unless told; the index does not depend on it
         folder          build straight into this folder (as `save` would leave it) and open it
         memory_limit    bytes or "2GB": most that building holds besides the vectors given and, without `folder`, the index
@@ -124,6 +131,8 @@ class InvertedIndex:
         folder: Path | None,
         calibrate_with: Sequence[SparseQuery] | None,
     ) -> InvertedIndex:
+        if is_csr(vectors):
+            vectors = as_sparse_rows(vectors)
         if not isinstance(vectors, SparseRows):
             with spilled(vectors, options.num_terms, folder) as rows:
                 return cls._build(rows, options, threads, limit, allocate, folder, calibrate_with)
@@ -153,6 +162,7 @@ class InvertedIndex:
         batches = (batch for index in indexes for batch in index.vectors())
         return cls.build(batches, indexes[0].options, **build_options)
 
+    @interruptible
     def search(
         self,
         terms: np.ndarray,
@@ -176,6 +186,7 @@ class InvertedIndex:
             return NOTHING
         return hits(*self._search(query, k, effort, allowed))
 
+    @interruptible
     def search_batch(
         self,
         queries: Sequence[SparseQuery],
@@ -186,12 +197,16 @@ class InvertedIndex:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """`search` for each query in turn, on several threads; the results do not depend on how many."""
         k, threads = min(checked_count("k", k), self.num_docs), checked_count("threads", threads)
-        checked = [self._query(query.terms, query.weights) for query in queries]
+        checked = [self._query(*query) for query in queries]
         allowed = NO_FILTER if allowed is None else self._checked_filter(allowed)
         return self._search_batch(checked, k, threads, effort, allowed)[0]
 
     def impacts(self, doc: int, terms: np.ndarray) -> np.ndarray:
         """float32 [len(terms)]: the stored impact of each term in one document, 0 where it has no posting."""
+        if not 0 <= doc < self.num_docs:
+            raise InvalidVectorsError(
+                f"document {doc} is not one of the {self.num_docs} documents, 0 to {self.num_docs - 1}."
+            )
         held, impacts = self._rows(doc, doc + 1)
         wanted = np.asarray(terms, np.int64)
         slots = np.minimum(np.searchsorted(held, wanted), max(len(held) - 1, 0))
@@ -326,7 +341,7 @@ class InvertedIndex:
         assert isinstance(setting, Setting)
         work = self._workspace(len(query.terms), setting.candidates)
         found = anytime.search(self.tiers, self.forward, *query, allowed, k, *setting, work)
-        return found
+        return self._search(query, k, EXACT, allowed) if lacks_hits(found[0], effort) else found
 
     def _search_batch(
         self, queries: list[SparseQuery], k: int, threads: int, effort: Effort | AnySetting, allowed: np.ndarray
@@ -361,7 +376,7 @@ class InvertedIndex:
                 hits(*self._search(query, k, effort, allowed)) if k and len(query.terms) else NOTHING
                 for query in queries
             ]
-            return answers, self._cost() - before
+            return answers, round(self._cost() - before, 1)
         left_out, max_postings, candidates = map(np.array, zip(*settings, strict=True))
         work = self._workspace(longest, max(k, int(candidates.max())))
         before = self._cost()
@@ -378,7 +393,11 @@ class InvertedIndex:
             candidates,
             work,
         )
-        return list(map(hits, scores, docs)), self._cost() - before
+        cost = self._cost() - before
+        for i, query in enumerate(queries):
+            if candidates[i] and lacks_hits(scores[i], effort):
+                scores[i], docs[i] = self._search(query, k, EXACT, allowed)
+        return list(map(hits, scores, docs)), round(cost, 1)
 
     def _cost(self) -> float:
         """What the searches of this thread have cost so far, in postings."""
@@ -398,7 +417,7 @@ class InvertedIndex:
         """What an effort means for a query of so many terms; with a filter the first tier answers it."""
         if isinstance(effort, Setting | ClusterSetting):
             return effort
-        if isinstance(effort, Exact):
+        if isinstance(effort, Exact) or (isinstance(effort, Recall) and (effort.target == 1 or k > MOST_K)):
             return EXACTLY
         if isinstance(effort, Recall):
             tier = self.second_tier
@@ -406,10 +425,10 @@ class InvertedIndex:
             setting = self.calibration.setting(num_terms, effort.target, second_tier)
             return EXACTLY if setting is None else setting.for_hits(k)
         if isinstance(effort, Budget):
-            candidates, postings = max(effort.candidates, k), effort.postings
+            candidates, postings = min(max(int(effort.candidates), k), self.num_docs), effort.postings
             if postings is None:
                 postings = self._measured_speed().postings(effort.microseconds or 0, candidates)
-            return Setting(0.0, min(postings, NO_LIMIT), candidates)
+            return Setting(0.0, min(int(postings), NO_LIMIT), candidates)
         raise WinnowError(f"effort is {effort!r}; give Exact(), Recall(...) or Budget(...).")
 
     def _workspace(self, query_terms: int, candidates: int) -> Workspace:
@@ -423,9 +442,10 @@ class InvertedIndex:
             self._workspaces.arrays = work
         return work
 
+    @interruptible
     def _calibrate(self, queries: Sequence[SparseQuery], rows: SparseRows | None, threads: int) -> None:
         """Set `calibration`; recall is against `rows`, the weights before they were quantised, if given."""
-        checked = [self._query(query.terms, query.weights) for query in queries]
+        checked = [self._query(*query) for query in queries]
         checked = [query for query in checked if 0 < len(query.terms) <= MOST_TERMS]
         k = min(K, self.num_docs)
         if not checked or k == 0:
@@ -458,6 +478,11 @@ class InvertedIndex:
                 next(self.vectors()),
             )
         return self._speed
+
+
+def lacks_hits(scores: np.ndarray, effort: Effort | AnySetting) -> bool:
+    """True where a search for a recall found fewer hits than asked for."""
+    return isinstance(effort, Recall) and not scores[-1] > 0
 
 
 def hits(scores: np.ndarray, docs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from index.errors import InvalidVectorsError
 
 LEVELS = {"u8": 255, "u16": 65_535}
 DTYPES = {"u8": "uint8", "u16": "uint16", "f32": "float32"}
+MOST_TERMS = 2**31 - 1
 SECOND_TIER_WORTH_IT = 2_000_000  # documents; below, the first tier is about as fast
 
 
@@ -26,9 +29,15 @@ class InvertedIndexOptions:
     second_tier: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.impacts not in DTYPES:
+        is_whole = isinstance(self.num_terms, int | np.integer) and not isinstance(self.num_terms, bool)
+        if not is_whole or not 0 <= self.num_terms <= MOST_TERMS:
+            raise InvalidVectorsError(
+                f"num_terms is {self.num_terms!r}; it must be a whole number from 0 to {MOST_TERMS}."
+            )
+        object.__setattr__(self, "num_terms", int(self.num_terms))
+        if not isinstance(self.impacts, str) or self.impacts not in DTYPES:
             raise InvalidVectorsError(f"impacts is {self.impacts!r}; it must be one of {', '.join(DTYPES)}.")
-        if self.second_tier not in (True, False, None):
+        if self.second_tier is not None and not isinstance(self.second_tier, bool):
             raise InvalidVectorsError(f"second_tier is {self.second_tier!r}; it must be True, False or None.")
 
     def wants_second_tier(self, num_docs: int) -> bool:

@@ -26,7 +26,8 @@ class Speed(NamedTuple):
 
     def postings(self, microseconds: float, candidates: int) -> int:
         """How many a query may read, at least one."""
-        return max(int((microseconds - self.fixed_us) / self.posting_us) - ROW_COST * candidates, 1)
+        affordable = min((microseconds - self.fixed_us) / self.posting_us, float(NO_LIMIT))
+        return max(int(affordable) - ROW_COST * candidates, 1)
 
 
 def measure_speed(search_batch: SearchBatch, rows: SparseRows) -> Speed:

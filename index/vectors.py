@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,19 @@ def concatenate(batches: Sequence[SparseRows]) -> SparseRows:
         np.concatenate([batch.indices for batch in batches]).astype(np.int32),
         np.concatenate([batch.data for batch in batches]).astype(np.float32),
     )
+
+
+def is_csr(vectors: Any) -> bool:
+    """True for a tuple (indptr, indices, data) and for whatever has arrays of these names."""
+    is_triple = isinstance(vectors, tuple) and len(vectors) == 3 and not hasattr(vectors[0], "indptr")
+    return is_triple or hasattr(vectors, "indptr")
+
+
+def as_sparse_rows(vectors: Any) -> SparseRows:
+    """SparseRows of a tuple (indptr, indices, data) or of whatever has arrays of these names, as scipy's CSR matrices do."""
+    if isinstance(vectors, tuple):
+        return SparseRows(*vectors)
+    return SparseRows(vectors.indptr, vectors.indices, vectors.data)
 
 
 def checked_rows(rows: SparseRows, num_terms: int) -> SparseRows:

@@ -92,7 +92,7 @@ def prefetch_rows(forward, docs, buckets):
     starts, low, high, _, levels, _ = forward
     for i in range(docs.shape[0]):
         first = starts[docs[i]]
-        length = min(starts[docs[i] + 1] - first, LONGEST_PREFETCHED)
+        length = min(max(starts[docs[i] + 1] - first, 0), LONGEST_PREFETCHED)
         bit = first_bit(forward, np.int64(docs[i]), buckets)
         prefetch(high, bit >> 6)
         prefetch(high, (bit + length + buckets) >> 6)
@@ -120,7 +120,7 @@ def score(forward, docs, buckets, query_weights, sieve, matches, scores):
         scores[i] = 0
         first, count = starts[docs[i]], starts[docs[i] + 1] - starts[docs[i]]
         bit = first_bit(forward, np.int64(docs[i]), buckets)
-        if first < 0 or count < 0 or count >= matches.shape[0] or first + count > low.shape[0] or bit < 0:
+        if first < 0 or count < 0 or count >= matches.shape[0] or first > low.shape[0] - count or bit < 0:
             continue  # a damaged file: no array may be left because of what it holds
         word_number, word_mask = np.uint64(bit >> 6), ~np.uint64(0) << np.uint64(bit & 63)
         position = -(bit & 63)  # of the word's first bit in the row's code; less the entry's number, its bucket

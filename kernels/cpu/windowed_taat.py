@@ -49,7 +49,7 @@ def load_cells(tiers, terms, num_terms, num_windows, group, work):
 @compiled
 def prefetch_lists(docs, codes, first, past_last):
     """Ask for postings first:past_last. A damaged file may name any: none beyond the arrays, which asking does not harm."""
-    past_last = min(past_last, docs.shape[0])
+    first, past_last = max(first, 0), min(past_last, docs.shape[0])
     for posting in range(first, past_last, DOCS_A_LINE):
         prefetch(docs, posting)
     for posting in range(first, past_last, CODES_A_LINE):
@@ -74,7 +74,7 @@ def add_window(tiers, terms, window, accumulators, work, threshold):
         if keep[i] == 0:
             continue
         if has_next:
-            next_first, next_last = cells[cell + TIERS], min(cells[cell + TIERS + keep[i]], last)
+            next_first, next_last = max(cells[cell + TIERS], 0), min(cells[cell + TIERS + keep[i]], last)
             for posting in range(next_first, next_last, DOCS_A_LINE):
                 prefetch(docs, posting)
             for posting in range(next_first, next_last, CODES_A_LINE):

@@ -1,14 +1,18 @@
 import errno
+import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from collections_for_tests import as_pairs, sparse_rows
 
 from index.building import parse_size
+from index.calibration import Calibration, Dial
 from index.effort import EXACT, Budget, Exact, Recall
-from index.errors import IndexFormatError, InvalidVectorsError, WinnowError
+from index.errors import IndexFormatError, InvalidVectorsError, WinnowError, interruptible
 from index.inverted import InvertedIndex
 from index.options import InvertedIndexOptions
+from index.settings import NO_LIMIT, Setting
 from index.vectors import SparseQuery, concatenate
 from kernels.cpu.forward_rows import ForwardRows
 from kernels.cpu.impact_tiers import ImpactTiers
@@ -179,6 +183,21 @@ def test_damaged_arrays_never_lead_outside(index, tmp_path, name, fill):
         InvertedIndex.open(tmp_path / "i", verify="full")
 
 
+@pytest.mark.parametrize(
+    "numbers", [(2**63 - 1, -(2**63) + 1), (-(2**62), 2**62), (0x7EDCBA9876543210, 0), (-(2**40), 5)]
+)
+@pytest.mark.parametrize("name", ["tiers.starts", "forward.starts", "forward.high_starts"])
+def test_damaged_places_lead_nowhere_and_take_no_time(index, tmp_path, name, numbers):
+    index.save(tmp_path / "i")
+    file = tmp_path / "i" / "generation-000001" / f"{name}.npy"
+    places = np.load(file, allow_pickle=False)
+    places[:2] = numbers
+    np.save(file, places)
+    opened = InvertedIndex.open(tmp_path / "i")
+    for effort in (Exact(), Budget(postings=4)):
+        search(opened, effort=effort, tea=1, milk=2, coffee=1)
+
+
 def test_array_of_another_type_is_refused(index, tmp_path):
     description = index.write(tmp_path)
     np.save(tmp_path / "tiers.docs.npy", np.zeros(5, np.int64))
@@ -225,6 +244,9 @@ def test_recall_is_exact_where_nothing_was_calibrated(index):
         (lambda: Budget(postings=3, microseconds=4), "give one of the first two"),
         (lambda: Budget(postings=0), "postings=0"),
         (lambda: Budget(postings=5, candidates=0), "candidates=0"),
+        (lambda: Budget(postings=1.5), "postings=1.5"),
+        (lambda: Budget(postings="a"), "postings='a'"),
+        (lambda: Recall("a"), "recall target is 'a'"),
     ],
 )
 def test_effort_that_makes_no_sense_is_refused(effort, message):
@@ -235,6 +257,55 @@ def test_effort_that_makes_no_sense_is_refused(effort, message):
 def test_a_query_may_be_every_other_number_of_an_array(index):
     terms, weights = np.array([TEA, 7, MILK, 7], np.int32)[::2], np.array([2, 9, 1, 9], np.float32)[::2]
     assert as_pairs(index.search(terms, weights, 10)) == search(index, tea=2, milk=1)
+
+
+def test_recall_never_gives_fewer_hits_than_there_are_nor_less_than_all_for_1():
+    rng = np.random.default_rng(3)
+    documents = [{int(t): float(rng.random()) for t in rng.integers(0, 300, 3)} for _ in range(6_000)]
+    index = InvertedIndex.build(sparse_rows(documents), InvertedIndexOptions(300, "f32"))
+    rough = Dial(Setting(0.9, NO_LIMIT, 30), 1.0, 0.0, 1.0)
+    index.calibration = Calibration((rough,), (rough,))
+    query = np.arange(7) * 10, np.array([8, 4, 2, 1, 0.5, 0.2, 0.1])
+    for k in (10, 90, 1_000):
+        exact = index.search(*query, k)
+        assert len(index.search(*query, k, Recall(0.5))[0]) == len(exact[0])
+        assert len(index.search_batch([SparseQuery(*query)], k, 1, Recall(0.5))[0][0]) == len(exact[0])
+        assert as_pairs(index.search(*query, k, Recall(1.0))) == as_pairs(exact)
+
+
+def test_csr_arrays_and_what_has_them_can_be_built_from():
+    rows = sparse_rows(COLLECTION)
+    options = InvertedIndexOptions(np.int64(3), "f32")
+    for vectors in (tuple(rows), SimpleNamespace(**rows._asdict())):
+        index = InvertedIndex.build(vectors, options)
+        assert search(index, tea=1) == search(InvertedIndex.build(rows, options), tea=1)
+    batches = tuple([rows] * 3)
+    assert InvertedIndex.build(batches, options).num_docs == 3 * len(COLLECTION)
+    json.dumps(index.description())
+
+
+@pytest.mark.parametrize("num_terms", [-1, 1.5, "20", None, True, 2**31])
+def test_a_number_of_terms_that_is_none_is_refused(num_terms):
+    with pytest.raises(InvalidVectorsError, match="num_terms is "):
+        InvertedIndexOptions(num_terms)
+
+
+def test_no_impacts_of_a_document_that_is_not_there(index):
+    for doc in (-1, len(COLLECTION)):
+        with pytest.raises(InvalidVectorsError, match=f"document {doc} is not one of the {len(COLLECTION)} documents"):
+            index.impacts(doc, np.array([TEA]))
+
+
+def test_an_interrupt_while_compiled_code_returns_is_an_interrupt():
+    @interruptible
+    def search():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    with pytest.raises(KeyboardInterrupt):
+        search()
 
 
 def test_effort_of_another_type_is_refused(index):
