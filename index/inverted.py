@@ -146,12 +146,13 @@ class InvertedIndex:
         return index
 
     @classmethod
-    def merge(cls, indexes: Sequence[InvertedIndex], **build_options: Any) -> InvertedIndex:
+    def merge(cls, indexes: Iterable[InvertedIndex], **build_options: Any) -> InvertedIndex:
         """One index of the documents of all, numbered one index after another; keywords as for `build`.
 
         With `f32` impacts it equals an index built from all vectors at once. Quantised impacts are quantised again where
         the largest weight of a term differs among the indexes: each then moves by at most half a step.
         """
+        indexes = list(indexes)
         if not indexes:
             raise WinnowError("there is no index to merge; give at least one.")
         if any(index.options != indexes[0].options for index in indexes):

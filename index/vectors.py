@@ -81,7 +81,8 @@ def checked_shape(rows: SparseRows) -> SparseRows:
     indptr, indices, data = (np.asarray(array) for array in rows)
     check_whole("indptr", indptr)
     check_whole("terms", indices)
-    if len(indptr) == 0 or indptr[0] != 0 or indptr[-1] != len(indices) or np.any(np.diff(indptr) < 0):
+    check_numbers(data)
+    if len(indptr) == 0 or indptr[0] != 0 or indptr[-1] != len(indices) or np.any(indptr[1:] < indptr[:-1]):
         raise InvalidVectorsError(
             f"indptr does not cut {len(indices)} entries into rows; it must start at 0, never fall, and end at "
             f"{len(indices)}."
@@ -103,6 +104,7 @@ def checked_query(query: SparseQuery, num_terms: int) -> SparseQuery:
         raise InvalidVectorsError(
             f"a query has terms of shape {terms.shape} and weights of shape {weights.shape}; it needs one weight a term."
         )
+    check_numbers(weights)
     check_range(terms, num_terms)
     check_weights(terms, weights)
     kept = np.flatnonzero(weights)
@@ -123,13 +125,19 @@ def check_whole(name: str, numbers: np.ndarray) -> None:
         )
 
 
+def check_numbers(weights: np.ndarray) -> None:
+    """Raise InvalidVectorsError for weights of a type that is not numbers."""
+    if weights.dtype.kind not in "fiub":
+        raise InvalidVectorsError(f"weights have dtype {weights.dtype}; they must be numbers, such as float32.")
+
+
 def check_range(terms: np.ndarray, num_terms: int) -> None:
     """Raise InvalidVectorsError for a term outside 0..num_terms-1."""
     outside = np.flatnonzero((terms < 0) | (terms >= num_terms))
     if len(outside):
         raise InvalidVectorsError(
-            f"term {terms[outside[0]]} is outside the vocabulary of {num_terms} terms; use the encoder that the index "
-            "was built with."
+            f"term {terms[outside[0]]} is outside the vocabulary of {num_terms} terms, numbered from 0; build with more "
+            "(num_terms), or search with the encoder that the index was built with."
         )
 
 

@@ -284,6 +284,14 @@ def test_csr_arrays_and_what_has_them_can_be_built_from():
     json.dumps(index.description())
 
 
+@pytest.mark.parametrize("weights", [["1.0"], [1j], [None], np.array(["2020-01-01"], "datetime64[D]")])
+def test_weights_that_are_no_numbers_are_refused(index, weights):
+    with pytest.raises(InvalidVectorsError, match=r"weights have dtype .*; they must be numbers"):
+        index.search([TEA], weights, 3)
+    with pytest.raises(InvalidVectorsError, match=r"weights have dtype .*; they must be numbers"):
+        InvertedIndex.build(SparseRows(np.array([0, 1]), np.array([TEA]), np.asarray(weights)), InvertedIndexOptions(3))
+
+
 @pytest.mark.parametrize("num_terms", [-1, 1.5, "20", None, True, 2**31])
 def test_a_number_of_terms_that_is_none_is_refused(num_terms):
     with pytest.raises(InvalidVectorsError, match="num_terms is "):
