@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.report import as_json, as_table
     from eval.runs import write_run
     from eval.systems import evaluate_system
-    from index.inverted import checked_count
+    from index.vectors import checked_count
     from retrieval.encoders.loading import check_name
 
     # everything that can be wrong in the request is found before the long work

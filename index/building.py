@@ -109,17 +109,10 @@ class Build:
 
     def on_windows(self, work: Callable[[int], Any], windows: Iterable[int] | None = None) -> list[Any]:
         """`work` for each window, on several threads; the results in order."""
-        windows = range(self.num_windows) if windows is None else windows
-        if self.threads == 1:
-            return list(map(work, windows))
-        with ThreadPoolExecutor(self.threads) as pool:  # the kernels let go of Python's lock
-            return list(pool.map(work, windows))
+        return on_threads(self.threads, work, range(self.num_windows) if windows is None else windows)
 
     def window(self, window: int) -> SparseRows:
-        """The rows of one window, from entry 0, in the dtypes of SparseRows."""
-        indptr = self.rows.indptr[window * WINDOW : (window + 1) * WINDOW + 1]
-        entries = slice(int(indptr[0]), int(indptr[-1]))
-        return as_rows(indptr - indptr[0], self.rows.indices[entries], self.rows.data[entries])
+        return rows_of_window(self.rows, window)
 
     def terms_of(self, window: int) -> np.ndarray:
         """The terms of one window, as they were given."""
@@ -274,6 +267,21 @@ class Build:
 
         self.on_windows(place, range(first, past_last))
         impact_tiers.pack_codes(codes, packed[begin >> 1 : (end + 1) >> 1])
+
+
+def on_threads(threads: int, work: Callable[[Any], Any], parts: Iterable[Any]) -> list[Any]:
+    """`work` for each part, on several threads; the results in order."""
+    if threads == 1:
+        return list(map(work, parts))
+    with ThreadPoolExecutor(threads) as pool:  # the kernels let go of Python's lock
+        return list(pool.map(work, parts))
+
+
+def rows_of_window(rows: SparseRows, window: int) -> SparseRows:
+    """The rows of one window, from entry 0, in the dtypes of SparseRows."""
+    indptr = rows.indptr[window * WINDOW : (window + 1) * WINDOW + 1]
+    entries = slice(int(indptr[0]), int(indptr[-1]))
+    return as_rows(indptr - indptr[0], rows.indices[entries], rows.data[entries])
 
 
 def as_rows(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray) -> SparseRows:

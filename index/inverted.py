@@ -33,11 +33,11 @@ from index.errors import InvalidVectorsError, WinnowError, interruptible
 from index.inverted_files import describe_parts, read_parts, write_parts
 from index.options import InvertedIndexOptions
 from index.second_tier import GROUP_WINDOW_COST, MOST_K, SecondTier
-from index.second_tier_building import build_second_tier, count_group_windows
+from index.second_tier_building import SecondTierBuild, count_group_windows
 from index.settings import EXACTLY, NO_LIMIT, AnySetting, ClusterSetting, K, Setting
 from index.speed import Speed, measure_speed
 from index.storage import Verify, commit, read_current, read_only
-from index.vectors import SparseQuery, as_sparse_rows, checked_query, checked_shape, is_csr
+from index.vectors import SparseQuery, as_sparse_rows, checked_count, checked_query, checked_shape, is_csr
 from kernels.cpu import anytime, forward_rows, query_batch, rank_safe
 from kernels.cpu.forward_rows import WINDOW, ForwardRows, count_buckets
 from kernels.cpu.impact_tiers import TIERS, ImpactTiers, first_cell
@@ -140,7 +140,7 @@ class InvertedIndex:
         parts = build_parts(rows, options.num_terms, options.impacts, allocate, threads, limit)
         index = cls(parts, options)
         if options.wants_second_tier(index.num_docs):
-            index.second_tier = SecondTier(build_second_tier(rows, parts.tiers, allocate, threads, limit, folder))
+            index.second_tier = SecondTier(SecondTierBuild(rows, parts.tiers, allocate, threads, limit, folder).run())
         if calibrate_with is not None or index.num_docs >= WORTH_IT:
             index._calibrate(sample_queries(rows) if calibrate_with is None else calibrate_with, rows, threads)
         return index
@@ -492,10 +492,3 @@ def hits(scores: np.ndarray, docs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return scores, docs
     found = np.count_nonzero(scores)
     return scores[:found], docs[:found]
-
-
-def checked_count(name: str, count: int) -> int:
-    """`count` as an int; InvalidVectorsError unless it is a whole number of at least 1."""
-    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
-        raise InvalidVectorsError(f"{name} is {count!r}; it must be a whole number of at least 1.")
-    return int(count)

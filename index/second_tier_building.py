@@ -9,14 +9,13 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from index.building import SMALLEST_STEP, Allocate, as_rows
+from index.building import SMALLEST_STEP, Allocate, count_windows, on_threads, rows_of_window
 from index.errors import WinnowError
 from kernels.cpu import cluster_groups, clustering, sketches
 from kernels.cpu.cluster_groups import (
@@ -43,20 +42,11 @@ MOST_SMALL_TERMS = 65_536  # terms whose numbers fit 16 bits
 TEMPORARY_BYTES = 3 * SKETCH + 5 * 4  # a document: its sketch, its clusters, its place while sorting
 
 
-def build_second_tier(
-    rows: SparseRows,
-    tiers: ImpactTiers,
-    allocate: Allocate,
-    threads: int,
-    memory_limit: int | None,
-    folder: Path | None,
-) -> ClusterGroups:
-    """The second tier of checked rows whose first tier is built. Raises WinnowError for too little memory."""
-    return ClusterBuild(rows, tiers, allocate, threads, memory_limit, folder).run()
+class SecondTierBuild:
+    """One build of the second tier of checked rows whose first tier is built: what its passes share.
 
-
-class ClusterBuild:
-    """One build: what its passes share."""
+    Raises WinnowError for too little memory.
+    """
 
     def __init__(
         self,
@@ -88,17 +78,10 @@ class ClusterBuild:
         lists = self.lists(view_records(stored, self.term_type))
         return ClusterGroups(*lists, stored, steps, nearest, second, cluster_starts)
 
-    def on_threads(self, work: Callable[..., Any], parts: Iterable[tuple[int, ...]]) -> list[Any]:
-        """`work` for each part, on several threads; the results in order."""
-        if self.threads == 1:
-            return [work(*part) for part in parts]
-        with ThreadPoolExecutor(self.threads) as pool:  # the kernels let go of Python's lock
-            return list(pool.map(lambda part: work(*part), parts))
-
-    def equal_parts(self, count: int) -> list[tuple[int, int]]:
-        """As many ranges of 0..count as there are threads."""
+    def on_parts(self, count: int, work: Callable[[int, int], Any]) -> list[Any]:
+        """`work` for as many ranges of 0..count as there are threads; the results in order."""
         edges = [count * part // self.threads for part in range(self.threads + 1)]
-        return list(itertools.pairwise(edges))
+        return on_threads(self.threads, lambda part: work(*part), itertools.pairwise(edges))
 
     def scratch(self, dtype: Any, length: int) -> np.ndarray:
         """An array for this build only, all zero."""
@@ -113,13 +96,10 @@ class ClusterBuild:
         impacts = self.scratch("uint8", self.num_docs * SKETCH)
 
         def make(window: int) -> None:
-            indptr = self.rows.indptr[window * WINDOW : (window + 1) * WINDOW + 1]
-            entries = slice(int(indptr[0]), int(indptr[-1]))
-            rows = as_rows(indptr - indptr[0], self.rows.indices[entries], self.rows.data[entries])
             own = slice(window * WINDOW * SKETCH, (window + 1) * WINDOW * SKETCH)
-            sketches.make_sketches(rows, self.steps, terms[own], impacts[own])
+            sketches.make_sketches(rows_of_window(self.rows, window), self.steps, terms[own], impacts[own])
 
-        self.on_threads(make, [(window,) for window in range(-(-self.num_docs // WINDOW))])
+        on_threads(self.threads, make, range(count_windows(self.num_docs)))
         self.sketches = terms, impacts
 
     def order_by_clusters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -160,7 +140,7 @@ class ClusterBuild:
         def make(first: int, past_last: int) -> None:
             clustering.centroids(first, past_last, starts, members, *self.sketches, self.factors, terms, weights)
 
-        self.on_threads(make, self.equal_parts(count))
+        self.on_parts(count, make)
         return terms, weights
 
     def assign(self, docs: np.ndarray, terms: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -173,7 +153,7 @@ class ClusterBuild:
                 first, past_last, docs, *self.sketches, self.factors, *lists, len(terms) // CENTROID, nearest, second
             )
 
-        self.on_threads(find, self.equal_parts(len(docs)))
+        self.on_parts(len(docs), find)
         return nearest, second
 
     def records(self, doc_at: np.ndarray) -> np.ndarray:
@@ -184,7 +164,7 @@ class ClusterBuild:
         def fill(first: int, past_last: int) -> None:
             cluster_groups.fill_records(first, past_last, doc_at, *self.sketches, views)
 
-        self.on_threads(fill, self.equal_parts(self.num_docs))
+        self.on_parts(self.num_docs, fill)
         return stored
 
     def lists(self, records: Records) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -197,7 +177,7 @@ class ClusterBuild:
             return counted
 
         level_counts = np.zeros(self.num_terms * LEVELS, np.int32)
-        for counted in self.on_threads(count, self.equal_parts(self.num_groups)):
+        for counted in self.on_parts(self.num_groups, count):
             level_counts += counted
         tier_of_level = np.zeros(self.num_terms * LEVELS, np.uint8)
         means, counts = self.allocate("means", "float32", cells), self.allocate("counts", "int64", cells)
@@ -207,14 +187,14 @@ class ClusterBuild:
         def count_window(window: int) -> None:
             cluster_groups.count_window(window, num_windows, self.num_groups, records, tier_of_level, starts[1:])
 
-        self.on_threads(count_window, [(window,) for window in range(num_windows)])
+        on_threads(self.threads, count_window, range(num_windows))
         np.cumsum(starts, out=starts)
         groups = self.allocate("groups", "uint16", int(starts[-1]))
 
         def fill_window(window: int) -> None:
             cluster_groups.fill_window(window, num_windows, self.num_groups, records, tier_of_level, starts, groups)
 
-        self.on_threads(fill_window, [(window,) for window in range(num_windows)])
+        on_threads(self.threads, fill_window, range(num_windows))
         return starts, groups, means, counts
 
 

@@ -150,3 +150,10 @@ def check_weights(terms: np.ndarray, weights: np.ndarray) -> None:
             f"weight {weights[bad[0]]} of term {terms[bad[0]]} cannot be scored; weights must be finite float32 numbers, "
             "0 or greater."
         )
+
+
+def checked_count(name: str, count: int) -> int:
+    """`count` as an int; InvalidVectorsError unless it is a whole number of at least 1."""
+    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
+        raise InvalidVectorsError(f"{name} is {count!r}; it must be a whole number of at least 1.")
+    return int(count)

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from index.inverted import checked_count
+    from index.vectors import checked_count
     from retrieval import Retriever
     from retrieval.python_docs import python_documentation
     from winnow.display import hit_lines, matching_terms
