@@ -174,6 +174,13 @@ def test_recall_uses_the_cheaper_tier_and_is_calibrated_for_both(index, document
     assert CHEAP.setting(6, 0.95, second_tier=False) is None
 
 
+def test_calibration_does_not_depend_on_threads(documents):
+    queries, rows = queries_like(documents, 110, 6, 5) + queries_like(documents, 110, 20, 6), sparse_rows(documents)
+    one, three = (InvertedIndex.build(rows, options(), threads=n, calibrate_with=queries) for n in (1, 3))
+    assert any(isinstance(dial.setting, ClusterSetting) for dial in one.calibration.short)
+    assert one.calibration == three.calibration
+
+
 @pytest.fixture
 def cheap(index):
     """An index whose second tier is said to be the cheaper one."""
