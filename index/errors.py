@@ -25,6 +25,14 @@ class IndexFormatError(WinnowError):
     """The files of an index are missing, damaged, newer than this release, or not an index at all."""
 
 
+class StorageError(WinnowError):
+    """The operating system refused to write an index; what was committed before is still there."""
+
+
+class LockedError(WinnowError):
+    """Somebody else, whom the message names, is changing the same folder; nothing was changed."""
+
+
 class CorpusError(WinnowError):
     """A document or its file cannot be read as documented; nothing of the corpus was taken."""
 

@@ -1,122 +1,118 @@
-"""A folder that changes as a whole or not at all, and knows when it is damaged.
+"""A folder that changes as a whole or not at all, and knows when it is damaged: reading it.
 
-Everything lies in one generation folder beside `winnow.json`, the manifest. A new generation is written and flushed
-to disk first; renaming its manifest into place makes it current in one step; then the old one goes. A crash at any
-point leaves the old content or the new one. Only this file renames, flushes or checksums. Format: docs/format.md.
+A commit is a manifest that names parts, folders that never change once they are committed. Writing another manifest over
+it makes the next commit current in one step (index/folder_writer.py), and whoever reads the old one keeps its parts for as
+long as it holds them. Format: docs/format.md.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import MappingProxyType
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from index.errors import IndexFormatError, WinnowError
+from index.locks import take_lease
+from index.manifest import (
+    COPY,
+    DESCRIPTION,
+    FORMAT,
+    LOCK,
+    MANIFEST,
+    MARKER,
+    NEW_COPY,
+    NEW_MANIFEST,
+    PART,
+    Manifest,
+    Verify,
+    file_problems,
+    parse_manifest,
+    part_numbers,
+    read_description,
+    read_manifest,
+    read_whole,
+    soundest_manifest,
+    unreadable,
+)
 
-FORMAT, VERSION = "winnow", 1
-MANIFEST, NEW_MANIFEST, LOCK = "winnow.json", "winnow.json.new", "winnow.lock"
-MARKER = "winnow-generation"  # an empty file: tells our generation folders from those of other programs
-GENERATION = re.compile(r"generation-([0-9]{6,12})")
-MAX_MANIFEST_BYTES = 64 << 20
-Verify = Literal["quick", "full"]
 Content = TypeVar("Content")
 
 
-@dataclass(slots=True)
-class Generation:
-    """One complete content of a folder: its files under `path`, and a description that only its writer understands."""
+@dataclass(eq=False)
+class Part:
+    """Files under `path`, never changed once committed, and `contents`, which only their writer understands.
 
+    While this object lives, no writer removes the files.
+    """
+
+    name: str
     path: Path
     contents: dict[str, Any] = field(default_factory=dict)
+    sha256: str | None = None  # of its description; None before it is committed
+    lease: Callable[[], Any] | None = field(default=None, repr=False)  # ends when called or with this object
+
+    def hold(self) -> None:
+        """Take the lease. Raises OSError if the part is gone or just being removed."""
+        self.lease = weakref.finalize(self, os.close, take_lease(self.path))
+
+    def let_go(self) -> None:
+        """Allow the files to be removed, by ourselves too."""
+        if self.lease:
+            self.lease()
 
 
-@contextmanager
-def commit(folder: str | Path, kind: str) -> Iterator[Generation]:
-    """A new generation to fill with files and `contents`; current once the block ends, discarded if it raises.
+@dataclass(frozen=True)
+class Commit:
+    """One state of a folder: the parts that belong to it, by name, and `contents`, which only its writer understands."""
 
-    Raises WinnowError before the block runs if `folder` holds anything but an index or an unfinished one of ours, or
-    if another process is writing to it; and afterwards if the files cannot be written.
-    """
-    folder = Path(folder)
-    if not (folder / LOCK).exists():
-        check_target(folder)  # before a lock file is left in a folder that is not ours
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_writer(folder):
-        check_target(folder)
-        number = 1 + max(generations(folder), default=0)
-        generation = Generation(folder / f"generation-{number:06d}")
-        try:
-            generation.path.mkdir()
-            (generation.path / MARKER).touch()
-            yield generation
-            write_manifest(folder, kind, generation)
-        except BaseException as error:
-            # an interruption may come after the rename: what the manifest names stays
-            if current_generation(folder) != generation.path.name:
-                shutil.rmtree(generation.path, ignore_errors=True)
-                (folder / NEW_MANIFEST).unlink(missing_ok=True)
-                if is_new and not is_index(folder):  # somebody else may have been first
-                    shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, OSError):
-                raise WinnowError(
-                    f"{folder} could not be written ({error.strerror or error}); make room or choose another folder."
-                ) from error
-            raise
-        for old in generations(folder):
-            if old != number:
-                # readers of the old generation keep their mapped files until they close them
-                shutil.rmtree(folder / f"generation-{old:06d}", ignore_errors=True)
+    number: int
+    kind: str
+    contents: dict[str, Any]
+    parts: dict[str, Part]
 
 
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the operating system releases it if this process dies."""
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise WinnowError(f"another process is writing to {folder}; wait until it has finished.") from error
-    try:
-        yield
-    finally:
-        lock.release()
+class Damage(NamedTuple):
+    """One thing that is wrong with a folder: in which part (None: none), in which file below it, and what, as a sentence."""
+
+    part: str | None
+    file: str
+    message: str
+
+
+LARGEST_READ = 1 << 16  # bytes of an array that is read at once, not mapped
+NO_PARTS: Mapping[str, Part] = MappingProxyType({})
 
 
 def read_current(
-    folder: str | Path, kind: str, read: Callable[[Generation], Content], verify: Verify = "quick"
+    folder: str | Path,
+    kind: str,
+    read: Callable[[Commit], Content],
+    verify: Verify = "quick",
+    known: Mapping[str, Part] = NO_PARTS,
 ) -> Content:
-    """What `read` makes of the current generation of `folder`.
+    """What `read` makes of the current commit of `folder`; it must keep the parts that it will go on reading.
 
-    `quick` checks the manifest and that every file has its size; `full` also reads every byte and compares checksums.
-    Raises IndexFormatError for a folder that is not an index, is unfinished, damaged, newer, or of another kind, and
-    when what `read` finds is not what it looks for. A writer that replaces the index meanwhile is no error.
+    `quick` checks manifest and descriptions, and of every file its size and first bytes; `full` reads every byte. Parts
+    among `known`, those of an earlier commit that is still held, are not checked again unless `verify` is `full`.
+    Raises IndexFormatError for a folder that is not an index, is unfinished, damaged, of another version or kind, and when
+    what `read` finds is not what it looks for. A writer that commits meanwhile is no error.
     """
-    if verify not in ("quick", "full"):
-        raise WinnowError(f'verify is {verify!r}; it must be "quick" or "full".')
-    folder = Path(folder)
+    check_verify(verify)
+    folder = Path(folder).absolute()  # what is open stays open when the process changes its folder
     while True:
         manifest = read_manifest(folder)
-        if manifest["kind"] != kind:
-            raise IndexFormatError(f"{folder} holds a {manifest['kind']}, not a {kind}; open it with what wrote it.")
-        path = folder / manifest["generation"]
         try:
-            for name, expected in manifest["files"].items():
-                check_file(path, name, expected, verify)
-            return read(Generation(path, manifest["contents"]))
-        except (WinnowError, OSError, KeyError, TypeError, AttributeError) as error:
-            if current_generation(folder) not in (manifest["generation"], None):
-                continue  # replaced while we read: the files of its old generation are gone, the new ones are there
+            check_kind(folder, manifest, kind)
+            return read(open_commit(folder, manifest, verify, known))
+        except (ValueError, OSError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            if newest_manifest(folder) not in (manifest, None):
+                continue  # committed while we read: parts of the old commit may be gone, those of the new one are there
             if isinstance(error, WinnowError | OSError):
                 raise
             raise IndexFormatError(
@@ -124,9 +120,116 @@ def read_current(
             ) from error
 
 
-def is_index(folder: str | Path) -> bool:
-    """True when `folder` has a manifest, whatever its state."""
-    return (Path(folder) / MANIFEST).is_file()
+def newest_commit(folder: str | Path) -> int | None:
+    """The number of the current commit; None without a manifest that can be read. Cheap: one small file is read."""
+    manifest = newest_manifest(Path(folder))
+    return manifest.commit if manifest else None
+
+
+def newest_manifest(folder: Path) -> Manifest | None:
+    """None without a manifest that can be read."""
+    try:
+        return read_manifest(folder)
+    except IndexFormatError:
+        return None
+
+
+def open_commit(folder: Path, manifest: Manifest, verify: Verify, known: Mapping[str, Part] = NO_PARTS) -> Commit:
+    """All its parts, held, then checked. Raises IndexFormatError."""
+    parts = {}
+    for name, sha256 in manifest.parts.items():
+        part = known.get(name)
+        if part is None or (part.path, part.sha256) != (folder / name, sha256) or verify == "full":
+            part = open_part(folder / name, sha256, verify)
+        parts[name] = part
+    return Commit(manifest.commit, manifest.kind, manifest.contents, parts)
+
+
+def open_part(path: Path, sha256: str, verify: Verify) -> Part:
+    """A part, held and checked. Raises IndexFormatError."""
+    part = held_part(path, sha256)
+    description = read_description(path, sha256)
+    for _, message in file_problems(path, description.files, verify):
+        raise IndexFormatError(message)
+    part.contents = description.contents
+    return part
+
+
+def held_part(path: Path, sha256: str) -> Part:
+    """A part, held but not looked into. Raises IndexFormatError."""
+    part = Part(path.name, path, sha256=sha256)
+    try:
+        part.hold()
+    except OSError as error:
+        raise unreadable(path / MARKER, error) from error
+    return part
+
+
+def check_kind(folder: Path, manifest: Manifest, kind: str) -> None:
+    if manifest.kind != kind:
+        raise IndexFormatError(f"{folder} holds a {manifest.kind}, not a {kind}; open it with what wrote it.")
+
+
+def check_verify(verify: str) -> None:
+    if verify not in ("quick", "full"):
+        raise WinnowError(f'verify is {verify!r}; it must be "quick" or "full".')
+
+
+def damage(folder: str | Path, verify: Verify = "quick") -> list[Damage]:
+    """Everything that is wrong with a folder, of whatever kind; empty if nothing is.
+
+    Where the manifest is damaged, the parts are those that its copy names. A missing or older copy is no damage: the next
+    writer writes it anew. Raises IndexFormatError only for a folder that is not an index at all.
+    """
+    check_verify(verify)
+    folder = Path(folder)
+    if not is_any_index(folder):
+        read_manifest(folder)  # says what it lacks
+    while True:
+        manifest = soundest_manifest(folder)
+        found = manifest_damage(folder)
+        for name, sha256 in manifest.parts.items() if manifest else ():
+            found += part_damage(folder / name, sha256, verify)
+        if not found or soundest_manifest(folder) == manifest:
+            return found
+
+
+def is_any_index(folder: Path) -> bool:
+    """True for a folder with a manifest, a copy of one or a part, in whatever state."""
+    is_there = any(os.path.lexists(folder / name) for name in (MANIFEST, COPY))
+    return is_there or (folder.is_dir() and bool(part_numbers(folder)))
+
+
+def manifest_damage(folder: Path) -> list[Damage]:
+    """What is wrong with the manifest and, where there is one, with its copy."""
+    found = []
+    try:
+        read_manifest(folder)
+    except IndexFormatError as error:
+        found.append(Damage(None, MANIFEST, str(error)))
+    if os.path.lexists(folder / COPY):
+        try:
+            parse_manifest(read_whole(folder / COPY), folder / COPY)
+        except IndexFormatError as error:
+            found.append(Damage(None, COPY, str(error)))
+    return found
+
+
+def part_damage(path: Path, sha256: str, verify: Verify) -> list[Damage]:
+    """What is wrong with one part."""
+    found = []
+    try:
+        part = held_part(path, sha256)  # kept until the files are checked
+    except IndexFormatError as error:
+        found.append(Damage(path.name, MARKER, str(error)))
+    try:
+        stored = read_description(path, sha256).files
+    except IndexFormatError as error:
+        return [*found, Damage(path.name, DESCRIPTION, str(error))]
+    found += [Damage(path.name, name, message) for name, message in file_problems(path, stored, verify)]
+    if not found:
+        part.let_go()
+    return found
 
 
 def check_target(folder: str | Path) -> None:
@@ -138,148 +241,58 @@ def check_target(folder: str | Path) -> None:
         raise WinnowError(f"{folder} is not a folder; give a new or empty folder for the index.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise WinnowError(f"{folder} cannot be written to; change its permissions or give another folder.")
-    foreign = sorted(entry.name for entry in os.scandir(folder) if not is_ours(entry))
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    has_part = any(is_part(entry) for entry in entries)
+    foreign = [entry.name for entry in entries if not is_ours(entry, has_part)]
     if foreign:
         raise WinnowError(
-            f"{folder} holds {foreign[0]!r}, which is not part of an index; give a new or empty folder, or one that "
-            "holds only an index to replace."
+            f"{folder} holds {foreign[0]!r}, which is not part of an index; remove it, or give a new or empty folder, or "
+            "one that holds only an index."
         )
 
 
-def is_ours(entry: os.DirEntry[str]) -> bool:
-    """True for the lock, a manifest of ours, and a generation folder that we made (or died before marking)."""
+def is_ours(entry: os.DirEntry[str], has_part: bool) -> bool:
+    """True for a part, the lock, and the manifest: one that says so or, however damaged, lies beside a part of ours."""
     if entry.is_dir(follow_symlinks=False):
-        names = os.listdir(entry.path) if GENERATION.fullmatch(entry.name) else ["of somebody else"]
-        return not names or MARKER in names
+        return is_part(entry) or (PART.fullmatch(entry.name) is not None and not os.listdir(entry.path))
     if not entry.is_file(follow_symlinks=False):
         return False
-    if entry.name == MANIFEST:
-        return f'"format": "{FORMAT}"'.encode() in Path(entry.path).read_bytes()
-    return entry.name in (NEW_MANIFEST, LOCK)
+    if entry.name in (MANIFEST, COPY):
+        return has_part or f'"format": "{FORMAT}"'.encode() in Path(entry.path).read_bytes()
+    return entry.name in (NEW_MANIFEST, NEW_COPY, LOCK)
 
 
-def current_generation(folder: Path) -> str | None:
-    """Name of the generation that the manifest makes current; None without a manifest that can be read."""
-    try:
-        return str(read_manifest(folder)["generation"])
-    except IndexFormatError:
-        return None
-
-
-def generations(folder: Path) -> list[int]:
-    """Numbers of the generation folders present, finished or not."""
-    return sorted(int(match[1]) for entry in os.scandir(folder) if (match := GENERATION.fullmatch(entry.name)))
-
-
-def write_manifest(folder: Path, kind: str, generation: Generation) -> None:
-    """Flush every file of the generation, then make it current by one rename."""
-    files = {}
-    for path in sorted(generation.path.rglob("*")):
-        flush(path)
-        if path.is_file():
-            files[path.relative_to(generation.path).as_posix()] = {
-                "bytes": path.stat().st_size,
-                "sha256": sha256_of_file(path),
-            }
-    flush(generation.path)
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "kind": kind,
-        "generation": generation.path.name,
-        "files": files,
-        "contents": generation.contents,
-    }
-    manifest["sha256"] = sha256_of_manifest(manifest)
-    new = folder / NEW_MANIFEST
-    new.write_text(json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
-    flush(new)
-    flush(folder)
-    os.replace(new, folder / MANIFEST)
-    flush(folder)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, checked: version, checksum, and that no file name leaves the generation folder."""
-    path = folder / MANIFEST
-    if not is_index(folder):
-        if folder.is_dir() and any(map(is_ours, os.scandir(folder))):
-            raise IndexFormatError(f"{folder} holds an index whose build did not finish; build it again.")
-        raise IndexFormatError(f"{folder} is not an index (it has no {MANIFEST}); make one with `winnow index`.")
-    try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise ValueError("it is too large")
-        manifest = json.loads(path.read_bytes())
-        found_format, version, checksum = manifest["format"], manifest["version"], manifest.pop("sha256")
-        is_named = isinstance(manifest["kind"], str) and GENERATION.fullmatch(manifest["generation"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IndexFormatError(f"{path} is damaged ({error!r}); restore it from a copy or build again.") from error
-    if found_format != FORMAT or not isinstance(version, int) or version < 1:
-        raise IndexFormatError(f"{path} says format {found_format!r}, version {version!r}; this is not our manifest.")
-    if version > VERSION:
-        raise IndexFormatError(
-            f"{folder} has format version {version}, this release reads up to version {VERSION}; update winnow-ir or "
-            "build the index again with this release."
-        )
-    if checksum != sha256_of_manifest(manifest):
-        raise IndexFormatError(f"{path} does not match its own checksum; restore it from a copy or build again.")
-    if not is_named:
-        raise IndexFormatError(f"{path} names the generation {manifest['generation']!r}, which is not one of ours.")
-    return dict(manifest)
-
-
-def check_file(generation: Path, name: str, expected: dict[str, Any], verify: Verify) -> None:
-    """Raise IndexFormatError unless the file lies inside its generation and is what the manifest says."""
-    path = generation / name
-    is_inside = path.resolve().is_relative_to(generation.resolve()) and path.resolve() == generation.resolve() / name
-    if not is_inside or not path.is_file():
-        raise IndexFormatError(f"{path} is missing or lies outside its index; restore it from a copy or build again.")
-    size = path.stat().st_size
-    if size != expected["bytes"]:
-        raise IndexFormatError(
-            f"{path} has {size} bytes, its manifest says {expected['bytes']}; restore it from a copy or build again."
-        )
-    if verify == "full" and sha256_of_file(path) != expected["sha256"]:
-        raise IndexFormatError(f"{path} does not match its checksum; restore it from a copy or build again.")
-
-
-def sha256_of_file(path: str | Path) -> str:
-    """In hexadecimal, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256_of_manifest(manifest: dict[str, Any]) -> str:
-    """Checksum of a manifest without its own `sha256` line: the text that json gives with sorted keys, no spaces."""
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Have the operating system put a file's or folder's content on disk now."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write a `.npy` file that `open_array` can map."""
-    np.save(path, array, allow_pickle=False)
+def is_part(entry: os.DirEntry[str]) -> bool:
+    """True for a folder that a writer of ours has marked."""
+    is_folder = PART.fullmatch(entry.name) is not None and entry.is_dir(follow_symlinks=False)
+    return is_folder and os.path.isfile(os.path.join(entry.path, MARKER))
 
 
 def open_array(path: Path, dtype: str, length: int) -> np.ndarray:
-    """A memory-mapped, read-only one-dimensional array; IndexFormatError if it is not `length` values of `dtype`."""
+    """A read-only one-dimensional array, mapped unless it is small; IndexFormatError if it is not `length` values of `dtype`."""
     try:
-        array = np.load(path, mmap_mode="r" if length else None, allow_pickle=False)
+        with open(path, "rb") as file:
+            shape, found, start = read_array_header(file)
+            if (found, shape) == (np.dtype(dtype), (length,)):
+                if length * found.itemsize > LARGEST_READ:
+                    return read_only(np.memmap(file, found, "r", start, shape))
+                # a mapping keeps a descriptor open: a dozen for every small segment would soon be all that a process may have
+                return read_only(np.frombuffer(file.read(length * found.itemsize), found, length))
     except Exception as error:  # a damaged header makes numpy raise what its tokenizer raises
-        raise IndexFormatError(f"{path} cannot be read as an array ({error}); build the index again.") from error
-    if array.dtype != np.dtype(dtype) or array.shape != (length,):
-        raise IndexFormatError(
-            f"{path} holds {array.dtype} {array.shape}, its index needs {dtype} ({length},); build the index again."
-        )
-    return read_only(array)
+        raise IndexFormatError(f"{path} cannot be read as an array ({error!r:.80}); build the index again.") from error
+    raise IndexFormatError(
+        f"{path} holds {found!s:.60} {shape!s:.60}, its index needs {dtype} ({length},); build the index again."
+    )
+
+
+def read_array_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """(shape, dtype, where its values start) of a `.npy` file of version 1.0. Raises whatever numpy raises."""
+    # np.load would also read zip archives, and headers of later versions, of up to 4 GB
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"version {version} instead of 1.0")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return shape, dtype, file.tell()
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
