@@ -8,7 +8,6 @@ reserved beforehand, so a full disk is an error before it is a loss. The arrays 
 from __future__ import annotations
 
 import mmap
-import os
 import re
 import tempfile
 import threading
@@ -22,18 +21,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from index.errors import InvalidVectorsError, WinnowError, interruptible
-from index.options import DTYPES, LEVELS
+from index.files import new_array
+from index.options import DTYPES, LEVELS, InvertedIndexOptions
+from index.sources import Source
 from index.storage import read_only
 from index.vectors import MAX_DOCUMENTS, checked_rows
 from kernels.cpu import forward_rows, impact_tiers
-from kernels.cpu.forward_rows import WINDOW, ForwardRows
+from kernels.cpu.forward_rows import WINDOW, ForwardRows, weigh
 from kernels.cpu.impact_tiers import BINS, GROUP, TIERS, ImpactTiers
 from kernels.cpu.partition import partition
-from kernels.cpu.quantise import largest_weights, quantise
-from kernels.cpu.sparse import SparseRows, count_postings, unsound_entry
+from kernels.cpu.quantise import LARGEST_COUNT, choose_steps, largest_impacts, quantise, sum_counts
+from kernels.cpu.sparse import SparseRows, count_postings
 
-SMALLEST_STEP = np.finfo(np.float32).tiny  # keeps the step of a denormal weight above 0
+LARGEST_LEVELS = {"uint8": 255, "uint16": 65_535, "float32": LARGEST_COUNT}
 LARGE_PAGE = 2 << 20  # bytes
+NO_GROWTH = read_only(np.ones(1))
 LARGEST_PATTERN = np.iinfo(np.int32).max
 TIER_FRACTIONS = np.array([1 / 16, 1 / 6, 0.4, 1.0])  # of a list's postings up to the end of each tier
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMGT]?)i?B", re.IGNORECASE)
@@ -46,6 +48,7 @@ class Parts(NamedTuple):
 
     tiers: ImpactTiers
     forward: ForwardRows
+    mean_length: float = 0.0  # of documents, by which the tiers were cut; where levels are counts
 
 
 def count_windows(num_docs: int) -> int:
@@ -66,58 +69,55 @@ def in_memory(name: str, dtype: str, length: int) -> np.ndarray:
 
 
 def in_files(path: Path) -> Allocate:
-    """Arrays in `.npy` files below `path`, their room on the disk reserved first: OSError if there is none."""
+    """Arrays in `.npy` files below `path`, their room on the disk reserved first: StorageError if there is none."""
 
     def allocate(name: str, dtype: str, length: int) -> np.ndarray:
-        file = path / f"{name}.npy"
-        array = np.lib.format.open_memmap(file, "w+", dtype, (length,)) if length else np.empty(0, dtype)
-        if length == 0:
-            np.save(file, array, allow_pickle=False)
-            return array
-        with open(file, "r+b") as reserved:
-            os.posix_fallocate(reserved.fileno(), 0, os.path.getsize(file))
-        return array
+        return new_array(path / f"{name}.npy", dtype, length)
 
     return allocate
 
 
-@interruptible
-def build_parts(
-    rows: SparseRows, num_terms: int, impacts: str, allocate: Allocate, threads: int, memory_limit: int | None
-) -> Parts:
-    """Index the rows. Raises InvalidVectorsError for rows that cannot be indexed and WinnowError for too little memory."""
-    return Build(rows, num_terms, impacts, allocate, threads, memory_limit).run()
-
-
 class Build:
-    """One build: what its passes share."""
+    """One build: what its passes share.
+
+    mean_length  of the collection's documents; None: of these
+
+    Raises WinnowError for too little memory.
+    """
 
     def __init__(
-        self, rows: SparseRows, num_terms: int, impacts: str, allocate: Allocate, threads: int, memory_limit: int | None
+        self,
+        source: Source,
+        options: InvertedIndexOptions,
+        allocate: Allocate,
+        threads: int,
+        memory_limit: int | None,
+        mean_length: float | None,
     ):
-        self.rows, self.num_terms, self.impacts, self.allocate = rows, num_terms, impacts, allocate
-        self.num_docs = len(rows.indptr) - 1
+        self.source, self.options, self.allocate = source, options, allocate
+        self.num_terms = options.num_terms
+        self.mean_length = (mean_length or 0.0) if options.impacts == "counts" else 0.0
+        self.num_docs = len(source.indptr) - 1
         self.num_windows = count_windows(self.num_docs)
-        self.threads = affordable_threads(rows, num_terms, threads, memory_limit)
+        self.threads = affordable_threads(source, self.num_terms, threads, memory_limit)
         self.scratch = threading.local()
-        self.low_bits = 8 if num_terms <= 100_000 else 16  # about what a posting's unary code then costs: 2 bits
+        self.low_bits = 8 if self.num_terms <= 100_000 else 16  # about what a posting's unary code then costs: 2 bits
 
+    @interruptible
     def run(self) -> Parts:
-        self.check_and_choose_steps()
+        """Index the rows. Raises InvalidVectorsError for rows that cannot be indexed."""
+        self.check_and_scale()
         forward = self.forward_rows()
-        return Parts(self.impact_tiers(), forward)
+        return Parts(self.impact_tiers(), forward, self.mean_length)
 
     def on_windows(self, work: Callable[[int], Any], windows: Iterable[int] | None = None) -> list[Any]:
         """`work` for each window, on several threads; the results in order."""
         return on_threads(self.threads, work, range(self.num_windows) if windows is None else windows)
 
-    def window(self, window: int) -> SparseRows:
-        return rows_of_window(self.rows, window)
-
-    def terms_of(self, window: int) -> np.ndarray:
-        """The terms of one window, as they were given."""
-        indptr = self.rows.indptr
-        return self.rows.indices[indptr[window * WINDOW] : indptr[min((window + 1) * WINDOW, self.num_docs)]]
+    def in_turns(self, work: Callable[[int], Any], count: int) -> Iterator[Any]:
+        """The results of `work` for each window in order; only so many are held at a time."""
+        for first in range(0, self.num_windows, count):
+            yield from self.on_windows(work, range(first, min(first + count, self.num_windows)))
 
     def entries(self, rows: SparseRows, patterns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(terms int32, documents in the window uint16, patterns int32) of the entries that have a posting, by ranges of terms.
@@ -132,41 +132,70 @@ class Build:
         terms, docs, kept = (array[:count] for array in found)
         return terms, docs, kept
 
-    def check_and_choose_steps(self) -> None:
-        """Set the steps of terms, the patterns of their largest impacts, and `lengths`: postings of each row, window by window."""
+    def check_and_scale(self) -> None:
+        """Set the scales of documents, `lengths` (postings of each row, window by window), the type of levels, the mean length
+        and `largest`, the pattern of each term's largest impact."""
+        self.scales = self.allocate("forward.scales", "float32", self.num_docs)
+        self.saturation = read_only(self.options.saturation(self.mean_length))
+        self.largest = np.zeros(self.num_terms, np.int32)
+        counts = self.options.impacts == "counts"
 
-        def look_at(window: int) -> tuple[np.ndarray, np.ndarray]:
-            rows = self.window(window)
-            # a wide number may have been cut to an innocent one
-            is_cut = self.rows.indices.dtype.itemsize > 4 and not np.array_equal(rows.indices, self.terms_of(window))
-            if is_cut or unsound_entry(rows, self.num_terms) >= 0:
-                checked_rows(self.rows, self.num_terms)  # says which and why
-            largest = np.zeros(self.num_terms, np.float32)
-            largest_weights(rows, largest)
+        def look_at(window: int) -> tuple[np.ndarray, float, np.ndarray | None]:
+            rows = self.source.window(window)
+            self.source.check(window, rows, self.num_terms, counts)
             lengths = np.empty(len(rows.indptr) - 1, np.int64)
             count_postings(rows, lengths)
-            return largest, lengths
+            largest_count = self.scale(window, rows)
+            return lengths, largest_count, None if counts else self.largest_in(window, rows)
 
-        largest = np.zeros(self.num_terms, np.float32)
         self.lengths: list[np.ndarray] = []
-        for first in range(0, self.num_windows, 8):  # a few at a time: each is a whole vocabulary
-            for found, lengths in self.on_windows(look_at, range(first, min(first + 8, self.num_windows))):
-                np.maximum(largest, found, out=largest)
-                self.lengths.append(lengths)
-        if self.impacts == "f32":
-            self.steps = np.ones(self.num_terms, np.float32)
-        else:
-            self.steps = np.maximum(largest / np.float32(LEVELS[self.impacts]), SMALLEST_STEP)
-        every_term = as_rows(np.array([0, self.num_terms]), np.arange(self.num_terms), largest)
-        self.largest = self.stored(every_term)[1]
+        largest_count = 0.0
+        for lengths, count, largest in self.in_turns(look_at, 8):  # each is a whole vocabulary
+            self.lengths.append(lengths)
+            largest_count = max(largest_count, count)
+            if largest is not None:
+                np.maximum(self.largest, largest, out=self.largest)
+        self.level_type = next(name for name in DTYPES[self.options.impacts] if largest_count <= LARGEST_LEVELS[name])
+        if counts:  # what they stand for is known only now
+            self.mean_length = self.mean_length or mean_length(self.scales)
+            self.saturation = read_only(self.options.saturation(self.mean_length))
+            for largest in self.in_turns(lambda window: self.largest_in(window, self.source.window(window)), 8):
+                np.maximum(self.largest, largest, out=self.largest)
 
-    def stored(self, rows: SparseRows) -> tuple[np.ndarray, np.ndarray]:
-        """(levels, int32 patterns of the impacts as float32) of some rows; 0 where a weight is 0: it has no posting."""
-        if self.impacts == "f32":
+    def scale(self, window: int, rows: SparseRows) -> float:
+        """Set the scales of the documents of a window; returns the largest count, 0 where there are no counts."""
+        scales, impacts = self.scales[documents_of(window)], self.options.impacts
+        if self.source.scales is not None:
+            scales[:] = self.source.scales[documents_of(window)]
+        elif impacts in LEVELS:
+            choose_steps(rows, LEVELS[impacts], scales)
+        elif impacts == "f32":
+            scales[:] = 1
+        return float(sum_counts(rows, scales)) if impacts == "counts" else 0.0
+
+    def largest_in(self, window: int, rows: SparseRows) -> np.ndarray:
+        """int32 [terms]: the pattern of the largest impact of each term in a window; 0 where it has none."""
+        largest = np.zeros(self.num_terms, np.int32)
+        largest_impacts(rows.indices, self.stored(window, rows)[1], largest)
+        return largest
+
+    def stored(self, window: int, rows: SparseRows) -> tuple[np.ndarray, np.ndarray]:
+        """(levels, int32 patterns of the impacts as float32) of a window's rows; 0 where a weight is 0: it has no posting."""
+        impacts = self.options.impacts
+        if impacts == "f32":
             return rows.data, rows.data.view(np.int32)
-        levels, impacts = np.empty(len(rows.data), DTYPES[self.impacts]), np.empty(len(rows.data), np.float32)
-        quantise(rows, self.steps, LEVELS[self.impacts], levels, impacts)
-        return levels, impacts.view(np.int32)
+        levels, scales = rows.data, read_only(self.scales[documents_of(window)])
+        if impacts in LEVELS and self.source.scales is None:
+            levels = np.empty(len(rows.data), DTYPES[impacts][0])
+            quantise(rows, scales, LEVELS[impacts], levels)
+        found = np.empty(len(rows.data), np.float32)
+        weigh(rows.indptr, read_only(levels), scales, self.saturation, found)
+        return levels, found.view(np.int32)
+
+    def impacts(self, window: int) -> SparseRows:
+        """The rows of a window with their stored impacts."""
+        rows = self.source.window(window)
+        return rows._replace(data=read_only(self.stored(window, rows)[1].view(np.float32)))
 
     def forward_rows(self) -> ForwardRows:
         """Code the rows and count the impacts of each term, which decides `tier_of_bin`."""
@@ -181,14 +210,14 @@ class Build:
             self.allocate("forward.low", f"uint{self.low_bits}", int(starts[-1])),
             self.allocate("forward.high", "uint64", int(high_starts[-1])),
             high_starts,
-            self.allocate("forward.levels", DTYPES[self.impacts], int(starts[-1])),
-            self.allocate("forward.steps", "float32", self.num_terms),
+            self.allocate("forward.levels", self.level_type, int(starts[-1])),
+            self.scales,
+            self.saturation,
         )
-        forward.steps[:] = self.steps
 
         def code(window: int) -> np.ndarray:
-            rows = self.window(window)
-            levels, patterns = self.stored(rows)
+            rows = self.source.window(window)
+            levels, patterns = self.stored(window, rows)
             entries = slice(*starts[[window * WINDOW, min((window + 1) * WINDOW, self.num_docs)]])
             high = np.zeros(high_starts[window + 1] - high_starts[window], np.uint64)
             forward_rows.encode(
@@ -201,9 +230,8 @@ class Build:
             return bins
 
         histogram = np.zeros(self.num_terms * BINS, np.int64)
-        for first in range(0, self.num_windows, self.threads):  # a few at a time: bins are many
-            for bins in self.on_windows(code, range(first, min(first + self.threads, self.num_windows))):
-                histogram += bins
+        for bins in self.in_turns(code, self.threads):  # bins are many
+            histogram += bins
         self.tier_of_bin = impact_tiers.choose_tiers(histogram, TIER_FRACTIONS, self.num_windows)
         return forward
 
@@ -212,9 +240,9 @@ class Build:
         lowest, highest = np.full(cells, LARGEST_PATTERN, np.int32), np.zeros(cells, np.int32)
 
         def count(window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            rows = self.window(window)
+            rows = self.source.window(window)
             found = np.zeros(cells, np.int32), np.full(cells, LARGEST_PATTERN, np.int32), np.zeros(cells, np.int32)
-            terms, _, patterns = self.entries(rows, self.stored(rows)[1])
+            terms, _, patterns = self.entries(rows, self.stored(window, rows)[1])
             impact_tiers.count_tiers(terms, patterns, self.largest, self.tier_of_bin, *found)
             return found
 
@@ -237,7 +265,7 @@ class Build:
         packed = self.allocate("tiers.codes", "uint8", (num_postings + 1) // 2)
         for first in range(0, self.num_windows, GROUP):
             self.place_group(first, starts, edges, docs, packed)
-        return ImpactTiers(starts, docs, packed, edges, counts)
+        return ImpactTiers(starts, docs, packed, edges, counts, NO_GROWTH)
 
     def place_group(
         self, first: int, starts: np.ndarray, edges: np.ndarray, docs: np.ndarray, packed: np.ndarray
@@ -253,10 +281,10 @@ class Build:
             codes[0] = packed[begin >> 1] & 15
 
         def place(window: int) -> None:
-            rows = self.window(window)
+            rows = self.source.window(window)
             filled = by_window[:, window - first].ravel() - begin
             impact_tiers.place(
-                *self.entries(rows, self.stored(rows)[1]),
+                *self.entries(rows, self.stored(window, rows)[1]),
                 self.largest,
                 self.tier_of_bin,
                 edges,
@@ -277,32 +305,27 @@ def on_threads(threads: int, work: Callable[[Any], Any], parts: Iterable[Any]) -
         return list(pool.map(work, parts))
 
 
-def rows_of_window(rows: SparseRows, window: int) -> SparseRows:
-    """The rows of one window, from entry 0, in the dtypes of SparseRows."""
-    indptr = rows.indptr[window * WINDOW : (window + 1) * WINDOW + 1]
-    entries = slice(int(indptr[0]), int(indptr[-1]))
-    return as_rows(indptr - indptr[0], rows.indices[entries], rows.data[entries])
+def documents_of(window: int) -> slice:
+    """Those of one window; the last may end earlier."""
+    return slice(window * WINDOW, (window + 1) * WINDOW)
 
 
-def as_rows(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray) -> SparseRows:
-    """The arrays in the dtypes of SparseRows, read-only, so that all callers share one compiled kernel."""
-    return SparseRows(
-        read_only(np.ascontiguousarray(indptr, np.int64)),
-        read_only(np.ascontiguousarray(indices, np.int32)),
-        read_only(np.ascontiguousarray(data, np.float32)),
-    )
+def mean_length(lengths: np.ndarray) -> float:
+    """Of the documents that have a term; 0.0 where there is none."""
+    return float(lengths.sum(dtype=np.float64)) / max(int(np.count_nonzero(lengths)), 1)
 
 
-def affordable_threads(rows: SparseRows, num_terms: int, threads: int, memory_limit: int | None) -> int:
+def affordable_threads(source: Source, num_terms: int, threads: int, memory_limit: int | None) -> int:
     """As many threads as the memory limit allows; WinnowError if it allows none."""
-    if memory_limit is None or len(rows.indptr) == 1:
+    indptr = source.indptr
+    if memory_limit is None or len(indptr) == 1:
         return threads
-    ends = np.append(rows.indptr[::WINDOW], rows.indptr[-1])
+    ends = np.append(indptr[::WINDOW], indptr[-1])
     entries_of_window = int(np.diff(ends).max())
     entries_of_group = int((ends[GROUP:] - ends[:-GROUP]).max()) if len(ends) > GROUP else int(ends[-1])
-    num_windows = count_windows(len(rows.indptr) - 1)
-    per_thread = entries_of_window * 30 + num_terms * BINS * 4 + WINDOW * 16
-    shared = entries_of_group + num_terms * (BINS * 9 + min(GROUP, num_windows) * TIERS * 32) + 8 * len(rows.indptr)
+    num_windows = count_windows(len(indptr) - 1)
+    per_thread = entries_of_window * (30 + source.entry_bytes) + num_terms * BINS * 4 + WINDOW * 16
+    shared = entries_of_group + num_terms * (BINS * 9 + min(GROUP, num_windows) * TIERS * 32) + 8 * len(indptr)
     affordable = (memory_limit - shared) // per_thread
     if affordable < 1:
         raise WinnowError(

@@ -74,14 +74,18 @@ Judged = tuple[SparseQuery, np.ndarray]  # a query and the documents it should f
 Run = Callable[[list[SparseQuery], AnySetting], tuple[list[np.ndarray], float]]
 
 
-def sample_queries(rows: SparseRows, seed: int = 0) -> list[SparseQuery]:
-    """Queries made of documents: some of their terms, drawn by squared weight, with the document's weights."""
+def sample_queries(num_docs: int, row: Callable[[int], SparseQuery], seed: int = 0) -> list[SparseQuery]:
+    """Queries made of documents: some of their terms, drawn by squared weight, with the document's weights.
+
+    row  terms and weights of a document
+    """
     rng = np.random.default_rng(seed)
     queries = []
     for num_terms, count in SAMPLED.items():
-        for doc in rng.integers(0, len(rows.indptr) - 1, count):
-            entries = slice(*rows.indptr[doc : doc + 2])
-            terms, weights = np.asarray(rows.indices[entries]), np.asarray(rows.data[entries], np.float64)
+        for doc in rng.integers(0, num_docs, count):
+            terms, weights = (np.asarray(array) for array in row(int(doc)))
+            # of a damaged file any number may come
+            weights = np.where((weights > 0) & (weights < np.inf), weights, 0).astype(np.float64)
             chance = weights**2 / max((weights**2).sum(), 1e-300)
             drawn = min(num_terms, int(np.count_nonzero(chance)))
             if drawn:
@@ -131,6 +135,12 @@ def best_of(dials: Sequence[Dial]) -> list[Dial]:
         if not best or dial.recall > best[-1].recall:
             best.append(dial)
     return best
+
+
+def row_of(rows: SparseRows, doc: int) -> SparseQuery:
+    """Terms and weights of one row."""
+    entries = slice(*rows.indptr[doc : doc + 2])
+    return SparseQuery(rows.indices[entries], rows.data[entries])
 
 
 def best_by(rows: SparseRows, query: SparseQuery, docs: np.ndarray, k: int, weights: np.ndarray) -> np.ndarray:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from index.calibration import ROW_COST
+from index.files import save_array
 from index.second_tier_building import NAME, count_group_windows, type_of_terms
-from index.settings import ClusterSetting
-from index.storage import open_array, read_only, save_array
+from index.settings import NO_FLOOR, ClusterSetting
+from index.storage import open_array, read_only
 from index.vectors import SparseQuery
 from kernels.cpu import cluster_search
 from kernels.cpu.cluster_groups import GROUP, GROUP_TIERS, GROUP_WINDOW, ClusterGroups, record_bytes, view_records
@@ -56,12 +57,12 @@ class SecondTier:
         return [ClusterSetting(max(int(share * self.num_docs), 1), *widths) for share in SHARES for widths in WIDTHS]
 
     def search(
-        self, forward: ForwardRows, query: SparseQuery, k: int, setting: ClusterSetting
+        self, forward: ForwardRows, query: SparseQuery, k: int, setting: ClusterSetting, floor: np.float32 = NO_FLOOR
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(scores, docs) of length k, empty slots last; all scores are exact."""
-        work = self._workspace(len(query.terms), setting, forward)
+        """(scores, docs) of length k, empty slots last; all scores are exact and at least `floor`."""
+        work = self._workspace(len(query.terms), setting)
         found: tuple[np.ndarray, np.ndarray] = cluster_search.search(
-            self.groups, self.records, forward, *query, k, *setting, work
+            self.groups, self.records, forward, *query, floor, k, *setting, work
         )
         return found
 
@@ -97,7 +98,7 @@ class SecondTier:
         }
         return cls(ClusterGroups(*(open_array(path / f"{NAME}.{name}.npy", *arrays[name]) for name in arrays)))
 
-    def _workspace(self, num_terms: int, setting: ClusterSetting, forward: ForwardRows) -> ClusterWorkspace:
+    def _workspace(self, num_terms: int, setting: ClusterSetting) -> ClusterWorkspace:
         """The scratch arrays of this thread, grown where this query needs more."""
         work: ClusterWorkspace | None = getattr(self._workspaces, "arrays", None)
         groups, rows = setting.groups, setting.rows + setting.expanded
@@ -111,7 +112,7 @@ class SecondTier:
             or len(work.spans) < 4 * setting.leaders
         ):
             lists = max(num_terms, 64) * GROUP_TIERS
-            num_windows, num_terms = count_group_windows(self.num_docs), len(forward.steps)
+            num_windows, num_terms = count_group_windows(self.num_docs), len(self.groups.steps)
             vocabulary = 1 << (max(num_terms, 2) - 1).bit_length()
             counters = np.zeros(3, np.int64) if work is None else work.counters
             work = ClusterWorkspace(

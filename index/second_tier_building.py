@@ -7,7 +7,6 @@ needed only while building goes to files that have no name where the memory limi
 from __future__ import annotations
 
 import itertools
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from index.building import SMALLEST_STEP, Allocate, count_windows, on_threads, rows_of_window
+from index.building import Allocate, count_windows, on_threads
 from index.errors import WinnowError
+from index.files import reserve
 from kernels.cpu import cluster_groups, clustering, sketches
 from kernels.cpu.cluster_groups import (
     GROUP,
@@ -31,6 +31,7 @@ from kernels.cpu.cluster_groups import (
 from kernels.cpu.clustering import CENTROID
 from kernels.cpu.forward_rows import WINDOW
 from kernels.cpu.impact_tiers import TIERS, ImpactTiers
+from kernels.cpu.quantise import SMALLEST_STEP
 from kernels.cpu.sketches import SKETCH
 from kernels.cpu.sparse import SparseRows
 
@@ -43,25 +44,29 @@ TEMPORARY_BYTES = 3 * SKETCH + 5 * 4  # a document: its sketch, its clusters, it
 
 
 class SecondTierBuild:
-    """One build of the second tier of checked rows whose first tier is built: what its passes share.
+    """One build of the second tier of rows whose first tier is built: what its passes share.
+
+    indptr      int64 [documents + 1], of all rows
+    impacts_of  the rows of a window with their stored impacts
 
     Raises WinnowError for too little memory.
     """
 
     def __init__(
         self,
-        rows: SparseRows,
+        indptr: np.ndarray,
+        impacts_of: Callable[[int], SparseRows],
         tiers: ImpactTiers,
         allocate: Allocate,
         threads: int,
         memory_limit: int | None,
         folder: Path | None,
     ):
-        self.rows, self.folder = rows, folder
-        self.num_docs = len(rows.indptr) - 1
+        self.impacts_of, self.folder = impacts_of, folder
+        self.num_docs = len(indptr) - 1
         self.num_terms = len(tiers.counts) // TIERS
         self.allocate = lambda name, dtype, length: allocate(f"{NAME}.{name}", dtype, length)
-        self.threads, self.scratch_in_files = affordable(rows, self.num_terms, threads, memory_limit)
+        self.threads, self.scratch_in_files = affordable(indptr, self.num_terms, threads, memory_limit)
         self.term_type = type_of_terms(self.num_terms)
         self.num_groups = -(-self.num_docs // GROUP)
         self.largest = tiers.edges[:: TIERS + 1]
@@ -87,7 +92,8 @@ class SecondTierBuild:
         """An array for this build only, all zero."""
         if self.scratch_in_files and length:
             with tempfile.TemporaryFile(dir=self.folder) as file:  # the mapping keeps it
-                os.posix_fallocate(file.fileno(), 0, length * np.dtype(dtype).itemsize)
+                size = length * np.dtype(dtype).itemsize
+                reserve(file.fileno(), size, self.folder or Path(tempfile.gettempdir()))
                 return np.memmap(file, dtype, "r+", shape=(length,))
         return np.zeros(length, dtype)
 
@@ -97,7 +103,7 @@ class SecondTierBuild:
 
         def make(window: int) -> None:
             own = slice(window * WINDOW * SKETCH, (window + 1) * WINDOW * SKETCH)
-            sketches.make_sketches(rows_of_window(self.rows, window), self.steps, terms[own], impacts[own])
+            sketches.make_sketches(self.impacts_of(window), self.steps, terms[own], impacts[own])
 
         on_threads(self.threads, make, range(count_windows(self.num_docs)))
         self.sketches = terms, impacts
@@ -208,12 +214,12 @@ def count_group_windows(num_docs: int) -> int:
     return -(-num_docs // (GROUP * GROUP_WINDOW))
 
 
-def affordable(rows: SparseRows, num_terms: int, threads: int, memory_limit: int | None) -> tuple[int, bool]:
+def affordable(indptr: np.ndarray, num_terms: int, threads: int, memory_limit: int | None) -> tuple[int, bool]:
     """(as many threads as the memory limit allows, whether temporary arrays must go to files); WinnowError if it allows none."""
-    num_docs = len(rows.indptr) - 1
+    num_docs = len(indptr) - 1
     if memory_limit is None or num_docs == 0:
         return threads, False
-    entries_of_window = int(np.diff(np.append(rows.indptr[::WINDOW], rows.indptr[-1])).max())
+    entries_of_window = int(np.diff(np.append(indptr[::WINDOW], indptr[-1])).max())
     num_seeds = num_docs // SEED_SHARE
     per_thread = max(entries_of_window * 16, num_terms * (LEVELS * 4 + GROUP_TIERS * 8)) + num_seeds * 2
     shared = num_terms * LEVELS * 5 + num_seeds * CENTROID * 24 + num_docs // SAMPLE_SHARE * 24

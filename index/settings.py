@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 K = 10  # hits for which settings are found; more hits scale them up
 NO_LIMIT = 2**62
+NO_FLOOR = np.float32(0)  # of the scores that are wanted
 
 
 class Setting(NamedTuple):

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from index.calibration import ROW_COST, sample_queries
+from index.calibration import ROW_COST
 from index.settings import NO_LIMIT, Setting
 from index.vectors import SparseQuery
-from kernels.cpu.sparse import SparseRows
 
 SAMPLED = 8  # one in so many sampled queries is measured
 FEW = 16  # candidates of the measured searches
@@ -30,9 +29,9 @@ class Speed(NamedTuple):
         return max(int(affordable) - ROW_COST * candidates, 1)
 
 
-def measure_speed(search_batch: SearchBatch, rows: SparseRows) -> Speed:
-    """On queries sampled from some rows of the index."""
-    queries = sample_queries(rows)[::SAMPLED]
+def measure_speed(search_batch: SearchBatch, sampled: list[SparseQuery]) -> Speed:
+    """On some queries sampled from the documents of the index."""
+    queries = sampled[::SAMPLED]
     queries = queries or [SparseQuery(np.zeros(1, np.int32), np.ones(1, np.float32))]  # no document has a term
     points = []
     for postings in (1, NO_LIMIT):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from index.errors import InvalidVectorsError
+from kernels.cpu.quantise import LARGEST_COUNT
 from kernels.cpu.sparse import SparseRows
 
 MAX_DOCUMENTS = 2**31 - 1
@@ -78,7 +79,7 @@ def checked_rows(rows: SparseRows, num_terms: int) -> SparseRows:
 
 def checked_shape(rows: SparseRows) -> SparseRows:
     """`rows` as arrays that fit each other; their terms and weights may be anything. Raises InvalidVectorsError."""
-    indptr, indices, data = (np.asarray(array) for array in rows)
+    indptr, indices, data = map(as_array, ("indptr", "terms", "weights"), rows)
     check_whole("indptr", indptr)
     check_whole("terms", indices)
     check_numbers(data)
@@ -98,7 +99,7 @@ def checked_shape(rows: SparseRows) -> SparseRows:
 
 def checked_query(query: SparseQuery, num_terms: int) -> SparseQuery:
     """`query` with its terms ascending, weights of 0 left out, in the dtypes of SparseQuery."""
-    terms, weights = np.asarray(query.terms), np.asarray(query.weights)
+    terms, weights = as_array("terms", query.terms), as_array("weights", query.weights)
     check_whole("terms", terms)
     if terms.shape != weights.shape:
         raise InvalidVectorsError(
@@ -107,28 +108,38 @@ def checked_query(query: SparseQuery, num_terms: int) -> SparseQuery:
     check_numbers(weights)
     check_range(terms, num_terms)
     check_weights(terms, weights)
+    weights = weights.astype(np.float32)  # before zeros are left out: the smallest of other types become zeros here
     kept = np.flatnonzero(weights)
     kept = kept[np.argsort(terms[kept], kind="stable")]
     terms = terms[kept].astype(np.int32)
     repeated = np.flatnonzero(terms[1:] == terms[:-1])
     if len(repeated):
         raise InvalidVectorsError(f"a query names term {terms[repeated[0]]} twice; add its weights up first.")
-    return SparseQuery(terms, weights[kept].astype(np.float32))
+    return SparseQuery(terms, weights[kept])
+
+
+def as_array(name: str, values: Any) -> np.ndarray:
+    """`values` as an array. Raises InvalidVectorsError for lists that are none, as their rows differ in length."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InvalidVectorsError(f"{name} are no array ({error!s:.80}); they must be one row of numbers.") from error
 
 
 def check_whole(name: str, numbers: np.ndarray) -> None:
     """Raise InvalidVectorsError unless `numbers` is one-dimensional and of an integer type."""
-    is_whole = np.issubdtype(numbers.dtype, np.integer) or numbers.size == 0  # an empty list has dtype float64
+    # time spans (kind m) count as integers to numpy's issubdtype; an empty list has dtype float64
+    is_whole = numbers.dtype.kind in "iu" or (numbers.dtype.kind == "f" and numbers.size == 0)
     if numbers.ndim != 1 or not is_whole:
         raise InvalidVectorsError(
-            f"{name} have dtype {numbers.dtype} and shape {numbers.shape}; they must be one row of whole numbers."
+            f"{name} have dtype {numbers.dtype!s:.60} and shape {numbers.shape}; they must be one row of whole numbers."
         )
 
 
 def check_numbers(weights: np.ndarray) -> None:
     """Raise InvalidVectorsError for weights of a type that is not numbers."""
     if weights.dtype.kind not in "fiub":
-        raise InvalidVectorsError(f"weights have dtype {weights.dtype}; they must be numbers, such as float32.")
+        raise InvalidVectorsError(f"weights have dtype {weights.dtype!s:.60}; they must be numbers, such as float32.")
 
 
 def check_range(terms: np.ndarray, num_terms: int) -> None:
@@ -149,6 +160,16 @@ def check_weights(terms: np.ndarray, weights: np.ndarray) -> None:
         raise InvalidVectorsError(
             f"weight {weights[bad[0]]} of term {terms[bad[0]]} cannot be scored; weights must be finite float32 numbers, "
             "0 or greater."
+        )
+
+
+def check_counts(terms: np.ndarray, counts: np.ndarray) -> None:
+    """Raise InvalidVectorsError for a term count that is not whole or too large."""
+    bad = np.flatnonzero((counts != np.floor(counts)) | (counts > LARGEST_COUNT))
+    if len(bad):
+        raise InvalidVectorsError(
+            f'count {counts[bad[0]]} of term {terms[bad[0]]} cannot be stored; with impacts="counts" weights must be whole '
+            f"numbers from 0 to {LARGEST_COUNT:.0f}."
         )
 
 

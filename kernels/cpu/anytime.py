@@ -8,10 +8,10 @@ postings makes the cost of a query known beforehand. Score-at-a-time ranking (JA
 import numpy as np
 
 from kernels.cpu.compiled import compiled
-from kernels.cpu.forward_rows import WINDOW
-from kernels.cpu.impact_tiers import GROUP
+from kernels.cpu.forward_rows import WINDOW, count_buckets
+from kernels.cpu.impact_tiers import GROUP, TIERS
 from kernels.cpu.score_documents import score_documents
-from kernels.cpu.tier_plan import choose, contributions
+from kernels.cpu.tier_plan import choose, contributions, stays_below
 from kernels.cpu.windowed_taat import (
     FULL,
     FULL_NARROW,
@@ -31,30 +31,34 @@ NARROW_TERMS = (
 
 
 @compiled
-def search(tiers, forward, terms, weights, allowed, k, left_out, max_postings, candidates, work):
+def search(tiers, forward, terms, weights, allowed, floor, k, left_out, max_postings, candidates, work):
     """The best k of the candidates by exact score, best first: (scores float32 [k], docs int32 [k]).
 
-    terms, weights, allowed  as for rank_safe.search
-    left_out, max_postings   as for tier_plan.choose
-    candidates               at least k; documents scored exactly
+    terms, weights, allowed, floor  as for rank_safe.search
+    left_out, max_postings          as for tier_plan.choose
+    candidates                      at least k; documents scored exactly
 
     A slot that no document fills holds (0, EMPTY).
     """
-    prefetch_cells(tiers, terms, forward.steps.shape[0], forward.high_starts.shape[0] - 1, 0)
+    num_terms = tiers.counts.shape[0] // TIERS
+    prefetch_cells(tiers, terms, num_terms, forward.high_starts.shape[0] - 1, 0)
     upper, _, _ = choose(terms, weights, tiers, left_out, max_postings, work.keep, work.left)
-    if terms.shape[0] <= NARROW_TERMS:
+    if stays_below(floor, terms.shape[0], upper * tiers.growth[0]):
+        stored = 0
+    elif terms.shape[0] <= NARROW_TERMS:
         contributions(terms, weights, tiers, work.keep, work.left, upper, FULL_NARROW, False, work.table)
         stored = choose_candidates(tiers, forward, terms, allowed, candidates, work.narrow, work)
     else:
         contributions(terms, weights, tiers, work.keep, work.left, upper, FULL, False, work.table)
         stored = choose_candidates(tiers, forward, terms, allowed, candidates, work.accumulators, work)
-    return score_documents(forward, terms, weights, work.docs[:stored], k, work)
+    buckets = count_buckets(num_terms, 8 * forward.low.itemsize)
+    return score_documents(forward, buckets, terms, weights, work.docs[:stored], floor, k, work)
 
 
 @compiled
 def choose_candidates(tiers, forward, terms, allowed, candidates, whole, work):
     """Write about `candidates` documents with the largest partial scores into work.docs; returns how many."""
-    num_docs, num_terms = forward.starts.shape[0] - 1, forward.steps.shape[0]
+    num_docs, num_terms = forward.starts.shape[0] - 1, tiers.counts.shape[0] // TIERS
     num_windows = forward.high_starts.shape[0] - 1
     accumulators = whole[: size_of_window(num_docs)]  # a damaged file's documents still have a place in the whole
     shift = bin_bits(accumulators)

@@ -24,7 +24,7 @@ from kernels.cpu.sketch_scores import (
     set_table,
     unmark,
 )
-from kernels.cpu.top_k import EMPTY, offer, sort_best_first
+from kernels.cpu.top_k import new_heap, offer, sort_best_first
 
 BATCH = 16  # rows asked for at a time
 
@@ -56,8 +56,8 @@ class ClusterWorkspace(NamedTuple):
 
 
 @compiled
-def search(tier, records, forward, terms, weights, k, max_postings, wanted, rows, leaders, expanded, work):
-    """The best k documents found, best first: (scores float32 [k], docs int32 [k]).
+def search(tier, records, forward, terms, weights, floor, k, max_postings, wanted, rows, leaders, expanded, work):
+    """The best k documents found that score at least `floor`, best first: (scores float32 [k], docs int32 [k]).
 
     tier, records           ClusterGroups, and the views of its records
     terms, weights          the query, terms ascending
@@ -67,8 +67,9 @@ def search(tier, records, forward, terms, weights, k, max_postings, wanted, rows
 
     A slot that no document fills holds (0, EMPTY).
     """
-    best_scores, best_docs = np.zeros(k, np.float32), np.full(k, EMPTY, np.int32)
+    best_scores, best_docs = new_heap(k, floor)
     num_docs, num_terms = tier.nearest.shape[0], tier.steps.shape[0]
+    buckets = count_buckets(num_terms, 8 * forward.low.itemsize)
     num_groups = (num_docs + GROUP - 1) // GROUP
     num_windows = (tier.starts.shape[0] - 1) // (num_terms * GROUP_TIERS)
     num_lists, read = choose_lists(terms, weights, tier.means, tier.counts, max_postings, work.lists, work.adds)
@@ -87,7 +88,7 @@ def search(tier, records, forward, terms, weights, k, max_postings, wanted, rows
     for i in range(terms.shape[0]):
         work.query_weights[np.int64(terms[i])], work.sieve[np.int64(terms[i]) & (SIEVE - 1)] = weights[i], 1
     num_rows = choose_best(work.found, work.scores, num_found, rows, work.bins, work.chosen, 0)
-    score_rows(forward, records, num_docs, 0, num_rows, best_scores, best_docs, work)
+    score_rows(forward, buckets, records, num_docs, 0, num_rows, best_scores, best_docs, work)
     if leaders > 0 and num_rows > 0:
         best = best_rows(work.row_scores, work.chosen, num_rows, leaders)
         mark(work.seen, work.chosen, num_rows)
@@ -97,7 +98,7 @@ def search(tier, records, forward, terms, weights, k, max_postings, wanted, rows
         work.counters[1] += num_found
         first = num_rows
         num_rows = choose_best(work.found, work.scores, num_found, expanded, work.bins, work.chosen, first)
-        score_rows(forward, records, num_docs, first, num_rows, best_scores, best_docs, work)
+        score_rows(forward, buckets, records, num_docs, first, num_rows, best_scores, best_docs, work)
     work.counters[2] += num_rows
     for i in range(terms.shape[0]):
         term = np.int64(terms[i])
@@ -107,11 +108,10 @@ def search(tier, records, forward, terms, weights, k, max_postings, wanted, rows
 
 
 @compiled
-def score_rows(forward, records, num_docs, first, past_last, best_scores, best_docs, work):
+def score_rows(forward, buckets, records, num_docs, first, past_last, best_scores, best_docs, work):
     """Score the rows at the positions chosen[first:past_last] and offer them to the heap; the next batch is fetched meanwhile."""
     chosen, docs, doc_at, term_bytes = work.chosen, work.docs, records.docs, records.terms.itemsize
     last_doc = np.int32(num_docs - 1)
-    buckets = count_buckets(forward.steps.shape[0], 8 * forward.low.itemsize)
     for i in range(first, past_last):
         _, _, place = first_places(np.int64(chosen[i]), term_bytes)
         docs[i] = min(max(doc_at[place], np.int32(0)), last_doc)  # a damaged file may hold any number

@@ -24,7 +24,8 @@ class ForwardRows(NamedTuple):
 
     Row d owns entries starts[d]:starts[d + 1]. The unary codes of the documents of one window follow one another in
     `high` from word high_starts[window], one bit for each entry and one for each bucket.
-    An impact is steps[term] * levels[entry], rounded once to float32.
+    An impact is scales[d] * levels[entry], rounded once to float32; or, where there is `saturation`, that of a count:
+    count / (count + half), with half = saturation[0] + saturation[1] * scales[d], each operation rounded to float32.
     """
 
     starts: np.ndarray  # int64 [documents + 1]
@@ -32,7 +33,8 @@ class ForwardRows(NamedTuple):
     high: np.ndarray  # uint64 [words]
     high_starts: np.ndarray  # int64 [windows + 1]
     levels: np.ndarray  # uint8, uint16 or float32 [entries], > 0
-    steps: np.ndarray  # float32 [terms]; 1 where levels are float32
+    scales: np.ndarray  # float32 [documents]: one step of the document, 1 where levels are weights; or its length
+    saturation: np.ndarray  # float32 [2] where levels are counts, else [0]
 
 
 @compiled
@@ -78,9 +80,10 @@ def first_bit(forward, doc, buckets):
 
 @compiled
 def prefetch_starts(forward, docs):
-    """Ask for where some rows start: before `prefetch_rows`, which has to know it."""
+    """Ask for where some rows start, before `prefetch_rows` has to know it, and for their scales."""
     for i in range(docs.shape[0]):
         prefetch(forward.starts, np.int64(docs[i]))
+        prefetch(forward.scales, np.int64(docs[i]))
 
 
 @compiled
@@ -89,7 +92,7 @@ def prefetch_rows(forward, docs, buckets):
 
     A damaged file may name any place, which asking does not harm.
     """
-    starts, low, high, _, levels, _ = forward
+    starts, low, high, levels = forward.starts, forward.low, forward.high, forward.levels
     for i in range(docs.shape[0]):
         first = starts[docs[i]]
         length = min(max(starts[docs[i] + 1] - first, 0), LONGEST_PREFETCHED)
@@ -112,9 +115,8 @@ def score(forward, docs, buckets, query_weights, sieve, matches, scores):
 
     An entry that passes though its term is not in the query adds 0, which changes no sum.
     """
-    starts, low, high, _, levels, steps = forward
-    low_bits = np.uint32(8 * low.itemsize)
-    last_term, last_step = np.uint32(query_weights.shape[0] - 1), np.uint32(steps.shape[0] - 1)
+    starts, low, high, _, levels, scales, saturation = forward
+    low_bits, last_term = np.uint32(8 * low.itemsize), np.uint32(query_weights.shape[0] - 1)
     num_words = np.uint64(high.shape[0])
     for i in range(docs.shape[0]):
         scores[i] = 0
@@ -137,32 +139,62 @@ def score(forward, docs, buckets, query_weights, sieve, matches, scores):
                 entry = np.uint32(entry + np.uint32(1))
                 first_bucket = np.uint32(first_bucket - np.uint32(1))
             word_number, word_mask, position = word_number + np.uint64(1), ~np.uint64(0), position + 64
-        total = np.float32(0)
-        for match in range(found):
-            term, entry = np.uint32(matches[match] >> np.uint64(32)), np.uint32(matches[match])
-            weight = query_weights[term & last_term]
-            total += weight * (steps[min(term, last_step)] * np.float32(levels[row + entry]))
+        total, scale = np.float32(0), scales[docs[i]]
+        if saturation.shape[0] == 0:
+            for match in range(found):
+                term, entry = np.uint32(matches[match] >> np.uint64(32)), np.uint32(matches[match])
+                total += query_weights[term & last_term] * (scale * np.float32(levels[row + entry]))
+        else:
+            half = saturation[0] + saturation[1] * scale
+            for match in range(found):
+                term, entry = np.uint32(matches[match] >> np.uint64(32)), np.uint32(matches[match])
+                total += query_weights[term & last_term] * saturated(np.float32(levels[row + entry]), half)
         scores[i] = total
 
 
 @compiled
-def decode(forward, first_doc, past_doc, buckets, terms, impacts):
-    """Write terms (int32) and impacts (float32) of some rows, ascending, one row after another."""
-    starts, low, high, _, levels, steps = forward
+def saturated(count, half):
+    """count / (count + half) in float32; a count of a sound file is at least 1, that of a damaged one must not divide by 0."""
+    return count / max(count + half, np.float32(1))
+
+
+@compiled
+def weigh(indptr, levels, scales, saturation, impacts):
+    """Write the float32 impacts that the levels of some rows stand for; scales: of each row. A level of 0 stays 0."""
+    for row in range(scales.shape[0]):
+        entries = range(np.uint64(indptr[row]), np.uint64(indptr[row + 1]))
+        if saturation.shape[0] == 0:
+            for entry in entries:
+                impacts[entry] = scales[row] * np.float32(levels[entry])
+        else:
+            half = saturation[0] + saturation[1] * scales[row]
+            for entry in entries:
+                impacts[entry] = saturated(np.float32(levels[entry]), half)
+
+
+@compiled
+def decode(forward, docs, num_terms, indptr, terms, levels):
+    """Write terms (int32) and levels (float32) of the rows of `docs`, ascending, row i in indptr[i]:indptr[i + 1].
+
+    What a damaged file does not hold stays as it was.
+    """
+    starts, low, high = forward.starts, forward.low, forward.high
     low_bits = 8 * low.itemsize
-    written = 0
-    for doc in range(first_doc, past_doc):
-        bit = first_bit(forward, doc, buckets)
-        bucket = 0
-        # a damaged file may hold any numbers here: neither array may be left because of them
-        for entry in range(max(starts[doc], 0), min(starts[doc + 1], low.shape[0])):
-            if written == terms.shape[0]:
-                return
-            while 0 <= bit < 64 * high.shape[0] and not (high[bit >> 6] >> np.uint64(bit & 63)) & np.uint64(1):
-                bit += 1
-                bucket += 1
-            bit += 1
-            term = min((bucket << low_bits) + np.int64(low[entry]), steps.shape[0] - 1)
-            terms[written] = term
-            impacts[written] = steps[term] * np.float32(levels[entry])
-            written += 1
+    buckets = count_buckets(num_terms, low_bits)
+    for i in range(docs.shape[0]):
+        first, written, count = starts[docs[i]], indptr[i], indptr[i + 1] - indptr[i]
+        bit = first_bit(forward, np.int64(docs[i]), buckets)
+        if first < 0 or first > low.shape[0] - count or bit < 0:
+            continue  # a damaged file: no array may be left because of what it holds
+        word_number, word_mask = bit >> 6, ~np.uint64(0) << np.uint64(bit & 63)
+        position = -(bit & 63)  # of the word's first bit in the row's code
+        entry = 0
+        while entry < count and word_number < high.shape[0]:
+            word = high[word_number] & word_mask
+            while word != 0 and entry < count:
+                bucket = position + np.int64(trailing_zeros(word)) - entry
+                terms[written + entry] = min((bucket << low_bits) + np.int64(low[first + entry]), num_terms - 1)
+                levels[written + entry] = forward.levels[first + entry]
+                word &= word - np.uint64(1)
+                entry += 1
+            word_number, word_mask, position = word_number + 1, ~np.uint64(0), position + 64

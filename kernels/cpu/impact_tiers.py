@@ -31,6 +31,7 @@ class ImpactTiers(NamedTuple):
     codes: np.ndarray  # uint8 [(postings + 1) // 2], two codes a byte, the lower half first
     edges: np.ndarray  # float32 [terms * (TIERS + 1)]
     counts: np.ndarray  # int64 [terms * TIERS], postings of each tier in all windows
+    growth: np.ndarray  # float64 [1]: impacts may be this many times what edges and codes say; at least 1
 
 
 @compiled

@@ -10,10 +10,10 @@ import numpy as np
 
 from kernels.cpu.compiled import compiled
 from kernels.cpu.forward_rows import WINDOW, count_buckets, prefetch_rows, prefetch_starts
-from kernels.cpu.impact_tiers import GROUP
+from kernels.cpu.impact_tiers import GROUP, TIERS
 from kernels.cpu.score_documents import AHEAD, clear_query, score_batch, set_query
-from kernels.cpu.tier_plan import choose, contributions
-from kernels.cpu.top_k import EMPTY, sort_best_first
+from kernels.cpu.tier_plan import choose, contributions, rounding_of, stays_below
+from kernels.cpu.top_k import new_heap, sort_best_first
 from kernels.cpu.windowed_taat import (
     FULL,
     add_window,
@@ -34,18 +34,18 @@ NO_LIMIT = np.int64(2**62)
 
 
 @compiled
-def search(tiers, forward, terms, weights, allowed, k, work):
-    """The k best documents by score, best first: (scores float32 [k], docs int32 [k]).
+def search(tiers, forward, terms, weights, allowed, floor, k, work):
+    """The k best documents by score of those that score at least `floor`, best first: (scores float32 [k], docs int32 [k]).
 
     terms    int32, ascending; weights  float32, > 0
     allowed  bool [documents], or empty: all are allowed
+    floor    float32, >= 0; it serves as a threshold from the beginning
     A slot that no document fills holds (0, EMPTY).
     """
-    best_scores, best_docs = np.zeros(k, np.float32), np.full(k, EMPTY, np.int32)
     set_query(terms, weights, work)
     is_large = forward.high_starts.shape[0] - 1 >= LARGE
     for left_out in (LEFT_OUT_LARGE if is_large else LEFT_OUT, 0.0):
-        best_scores[:], best_docs[:] = 0, EMPTY
+        best_scores, best_docs = new_heap(k, floor)
         if search_windows(tiers, forward, terms, weights, allowed, left_out, best_scores, best_docs, work):
             break
         work.counters[2] += 1
@@ -61,32 +61,38 @@ def search_windows(tiers, forward, terms, weights, allowed, left_out, best_score
     The rows of the documents noted in a window are scored only after the next one was added: their memory was asked for and
     is there by then.
     """
-    num_docs, num_terms = forward.starts.shape[0] - 1, forward.steps.shape[0]
+    num_docs, num_terms = forward.starts.shape[0] - 1, tiers.counts.shape[0] // TIERS
     num_windows, buckets = forward.high_starts.shape[0] - 1, count_buckets(num_terms, 8 * forward.low.itemsize)
     prefetch_cells(tiers, terms, num_terms, num_windows, 0)
     upper, left, _ = choose(terms, weights, tiers, left_out, NO_LIMIT, work.keep, work.left)
-    unit = contributions(terms, weights, tiers, work.keep, work.left, upper, FULL, True, work.table)
-    # a float32 sum may lie this much above the sum of the numbers: relative, and absolute where numbers are denormal
-    margin = 1.0 - (terms.shape[0] + 4) * 2.0**-23
-    bound = left + terms.shape[0] * 2.0**-147
+    growth = tiers.growth[0]
+    if stays_below(best_scores[0], terms.shape[0], upper * growth):
+        return True
+    unit = growth * contributions(terms, weights, tiers, work.keep, work.left, upper, FULL, True, work.table)
+    relative, absolute = rounding_of(terms.shape[0])
+    margin, bound = 1.0 - relative, left * growth + absolute
     whole = work.accumulators  # where a damaged file's documents still have a place
     accumulators = whole[: size_of_window(num_docs)]
     wanted = best_scores.shape[0] + SEED_SCORED
-    threshold, pending = 0, 0  # documents noted in the window before
+    # of a floor; a heap that is neither filled nor given one bears out no threshold
+    threshold = max(certain_threshold(best_scores[0], bound, unit, margin), 0) if best_scores[0] > 0 else 0
+    pending = 0  # documents noted in the window before
     for window in range(num_windows):
         if window % GROUP == 0:
             load_cells(tiers, terms, num_terms, num_windows, window // GROUP, work)
         first_doc = window * WINDOW
         noted, read = add_window(tiers, terms, window, whole, work, threshold)
         work.counters[0] += read
-        threshold = score_pending(forward, pending, threshold, bound, unit, margin, best_scores, best_docs, work)
+        threshold = score_pending(
+            forward, buckets, pending, threshold, bound, unit, margin, best_scores, best_docs, work
+        )
         if threshold == 0:
             if allowed.shape[0] > 0:
                 drop_forbidden(accumulators, allowed, first_doc)
             noted = note_best(accumulators, wanted, work)
             seeds = collect(forward, whole, allowed, first_doc, noted, 0, work)
             prefetch_rows(forward, work.docs[:seeds], buckets)
-            score_pending(forward, seeds, 0, bound, unit, margin, best_scores, best_docs, work)
+            score_pending(forward, buckets, seeds, 0, bound, unit, margin, best_scores, best_docs, work)
             threshold = certain_threshold(best_scores[0], bound, unit, margin)
             if threshold < 0 and left > 0:
                 accumulators[:] = 0
@@ -98,7 +104,7 @@ def search_windows(tiers, forward, terms, weights, allowed, left_out, best_score
         pending = collect(forward, whole, allowed, first_doc, noted, threshold, work)
         accumulators[:] = 0
         prefetch_rows(forward, work.docs[: min(pending, 4 * AHEAD)], buckets)
-    score_pending(forward, pending, threshold, bound, unit, margin, best_scores, best_docs, work)
+    score_pending(forward, buckets, pending, threshold, bound, unit, margin, best_scores, best_docs, work)
     return True
 
 
@@ -148,9 +154,8 @@ def collect(forward, accumulators, allowed, first_doc, noted, threshold, work):
 
 
 @compiled
-def score_pending(forward, pending, threshold, bound, unit, margin, best_scores, best_docs, work):
+def score_pending(forward, buckets, pending, threshold, bound, unit, margin, best_scores, best_docs, work):
     """Score the documents collected that can still enter; returns the threshold, raised."""
-    buckets = count_buckets(forward.steps.shape[0], 8 * forward.low.itemsize)
     position = 0
     while position < pending:
         count = 0

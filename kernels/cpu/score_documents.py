@@ -3,18 +3,18 @@
 import numpy as np
 
 from kernels.cpu.compiled import compiled
-from kernels.cpu.forward_rows import SIEVE, count_buckets, prefetch_rows, prefetch_starts, score
-from kernels.cpu.top_k import EMPTY, offer, sort_best_first
+from kernels.cpu.forward_rows import SIEVE, prefetch_rows, prefetch_starts, score
+from kernels.cpu.top_k import new_heap, offer, sort_best_first
 
 AHEAD = 16  # rows asked for while as many are scored
 
 
 @compiled
-def score_documents(forward, terms, weights, docs, k, work):
-    """The best k of `docs` (int32, each once, any order), best first: (scores float32 [k], docs int32 [k])."""
-    best_scores, best_docs = np.zeros(k, np.float32), np.full(k, EMPTY, np.int32)
+def score_documents(forward, buckets, terms, weights, docs, floor, k, work):
+    """The best k of `docs` (int32, each once, any order) that score at least `floor`, best first: (scores float32 [k], docs
+    int32 [k])."""
+    best_scores, best_docs = new_heap(k, floor)
     set_query(terms, weights, work)
-    buckets = count_buckets(forward.steps.shape[0], 8 * forward.low.itemsize)
     prefetch_starts(forward, docs[: 2 * AHEAD])
     prefetch_rows(forward, docs[:AHEAD], buckets)
     for first in range(0, docs.shape[0], AHEAD):

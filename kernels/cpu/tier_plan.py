@@ -6,6 +6,7 @@ weight * (the largest unread impact). The plan gives bounds away where they save
 
 import numpy as np
 
+from kernels.cpu.bits import prefetch
 from kernels.cpu.compiled import compiled
 from kernels.cpu.impact_tiers import CODES, TIERS, upper_end
 
@@ -36,6 +37,9 @@ def choose(terms, weights, tiers, left_out, max_postings, keep, left):
     count = terms.shape[0]
     costs, gains = np.zeros(count), np.zeros(count)
     upper, total_left, postings = 0.0, 0.0, np.int64(0)
+    for i in range(count):
+        prefetch(tiers.counts, np.int64(terms[i]) * TIERS)
+        prefetch(tiers.edges, np.int64(terms[i]) * (TIERS + 1))
     for i in range(count):
         term = np.int64(terms[i])
         upper += weights[i] * np.float64(tiers.edges[term * (TIERS + 1)])
@@ -92,3 +96,17 @@ def contributions(terms, weights, tiers, keep, left, upper, full, safe, table):
                 else:
                     table[first + code] = np.uint16(np.int32(start + (code + 0.5) * step + 0.5))
     return unit
+
+
+@compiled
+def rounding_of(num_terms):
+    """(relative, absolute) most that a float32 sum of so many products lies above the sum of the numbers: the latter where
+    numbers are denormal."""
+    return (num_terms + 4) * 2.0**-23, num_terms * 2.0**-147
+
+
+@compiled
+def stays_below(floor, num_terms, upper):
+    """True when no sum of so many products reaches the floor, given an upper bound of the numbers."""
+    relative, absolute = rounding_of(num_terms)
+    return upper + absolute < floor * (1.0 - relative)

@@ -28,9 +28,10 @@ def bin_bits(accumulators):
 @compiled
 def prefetch_cells(tiers, terms, num_terms, num_windows, group):
     """Ask for what `load_cells` will read."""
+    width = windows_in_group(group, num_windows) * TIERS + 1
     for i in range(terms.shape[0]):
         cell = first_cell(np.int64(terms[i]), group * GROUP, num_terms, num_windows)
-        for first in range(0, GROUP * TIERS + 1, CELLS_A_LINE):
+        for first in range(0, width, CELLS_A_LINE):
             prefetch(tiers.starts, cell + first)
 
 
@@ -43,6 +44,8 @@ def load_cells(tiers, terms, num_terms, num_windows, group, work):
             cell = first_cell(np.int64(terms[i]), group * GROUP, num_terms, num_windows)
             first = i * (GROUP * TIERS + 1)
             work.cells[first : first + width] = tiers.starts[cell : cell + width]
+            # after the last window of a short group no lists are to be asked for
+            work.cells[first + width : first + min(width + TIERS, GROUP * TIERS + 1)] = work.cells[first + width - 1]
             prefetch_lists(tiers.docs, tiers.codes, work.cells[first], work.cells[first + work.keep[i]])
 
 
@@ -170,8 +173,9 @@ def bin_reached(bins, wanted):
 @compiled
 def drop_forbidden(accumulators, allowed, first_doc):
     """Clear the accumulators of the documents of a window that the filter does not allow."""
-    for doc in range(min(accumulators.shape[0], allowed.shape[0] - first_doc)):
-        accumulators[doc] *= allowed[first_doc + doc]
+    for doc in range(np.uint64(min(accumulators.shape[0], allowed.shape[0] - first_doc))):  # uint64: runs in vectors
+        if not allowed[np.uint64(first_doc) + doc]:
+            accumulators[doc] = 0
 
 
 @compiled

@@ -56,5 +56,17 @@ def new_workspace(num_terms: int, query_terms: int, candidates: int) -> Workspac
     )
 
 
-def has_room(work: Workspace, query_terms: int, candidates: int) -> bool:
-    return len(work.keep) >= query_terms and len(work.docs) >= 4 * candidates
+def has_room(work: Workspace, num_terms: int, query_terms: int, candidates: int) -> bool:
+    is_wide = len(work.matches) >= num_terms + 2
+    return is_wide and len(work.keep) >= query_terms and len(work.docs) >= 4 * candidates
+
+
+def grown(work: Workspace | None, num_terms: int, query_terms: int, candidates: int) -> Workspace:
+    """A workspace with room for what `work` has room for and for this; its counters go on."""
+    if work is None:
+        return new_workspace(num_terms, query_terms, candidates)
+    larger = new_workspace(
+        max(num_terms, len(work.matches) - 2), max(query_terms, len(work.keep)), max(candidates, len(work.docs) // 4)
+    )
+    larger.counters[:] = work.counters
+    return larger

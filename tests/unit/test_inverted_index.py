@@ -7,13 +7,14 @@ import pytest
 from collections_for_tests import as_pairs, sparse_rows
 
 from index.building import parse_size
-from index.calibration import Calibration, Dial
+from index.calibration import Calibration, Dial, sample_queries
 from index.effort import EXACT, Budget, Exact, Recall
 from index.errors import IndexFormatError, InvalidVectorsError, WinnowError, interruptible
 from index.inverted import InvertedIndex
+from index.inverted_files import FOLLOWS
 from index.options import InvertedIndexOptions
 from index.settings import NO_LIMIT, Setting
-from index.vectors import SparseQuery, concatenate
+from index.vectors import SparseQuery, checked_query, concatenate
 from kernels.cpu.forward_rows import ForwardRows
 from kernels.cpu.impact_tiers import ImpactTiers
 from kernels.cpu.sparse import SparseRows
@@ -60,14 +61,16 @@ def test_index_without_documents_has_no_answer():
     assert search(empty, tea=1) == []
 
 
-def test_8_bit_impacts_are_steps_of_the_largest_weight_of_their_term():
-    index = InvertedIndex.build(sparse_rows([{TEA: 51.0}, {TEA: 10.1}, {TEA: 0.01}]), InvertedIndexOptions(3))
-    step = np.float32(51) / np.float32(255)
-    assert search(index, tea=1) == [
-        (float(step * np.float32(255)), 0),
-        (float(step * np.float32(51)), 1),
-        (float(step), 2),
+def test_8_bit_impacts_are_steps_of_the_largest_weight_of_their_document():
+    documents = [{TEA: 51.0, MILK: 10.1, COFFEE: 0.01}, {COFFEE: 2.0}]
+    index = InvertedIndex.build(sparse_rows(documents), InvertedIndexOptions(3))
+    step, other = np.float32(51) / np.float32(255), np.float32(2) / np.float32(255)
+    assert index.impacts(0, np.array([TEA, MILK, COFFEE])).tolist() == [
+        step * np.float32(255),
+        step * np.float32(51),
+        step,
     ]
+    assert search(index, coffee=1) == [(float(other * np.float32(255)), 1), (float(step), 0)]
 
 
 def test_impacts_of_one_document_are_zero_where_it_lacks_the_term(index):
@@ -79,7 +82,7 @@ def test_size_counts_postings_and_bytes(index):
     terms, windows, tiers, docs, postings = 3, 1, 4, 4, 5
     lists = 8 * (terms * windows * tiers + 1) + 2 * postings + 3  # 4-bit codes: 5 postings take 3 bytes
     per_term = 4 * terms * (tiers + 1) + 8 * terms * tiers  # ends of tiers, sizes of tiers
-    rows = 8 * (docs + 1) + 1 * postings + 8 + 8 * (windows + 1) + 4 * postings + 4 * terms  # one word of unary codes
+    rows = 8 * (docs + 1) + 1 * postings + 8 + 8 * (windows + 1) + 4 * postings + 4 * docs  # one word of unary codes
     assert (index.num_postings, index.nbytes) == (5, lists + per_term + rows)
 
 
@@ -101,12 +104,23 @@ def test_k_below_one_is_refused(index, k):
         ([TEA, TEA], [1.0, 1.0], "names term 1 twice"),
         ([TEA], [1.0, 2.0], r"terms of shape (1,) and weights of shape (2,)"),
         ([0.5], [1.0], "terms have dtype float64"),
+        (np.array(["NaT"], "m8[s]"), [1.0], "terms have dtype timedelta64[s]"),
+        (np.array([], "U1"), [], "terms have dtype <U1"),
     ],
 )
 def test_bad_query_is_named(index, terms, weights, message):
     with pytest.raises(InvalidVectorsError) as raised:
         index.search(np.array(terms), np.array(weights), 3)
     assert message in str(raised.value)
+
+
+def test_lists_whose_rows_differ_in_length_are_named(index):
+    with pytest.raises(InvalidVectorsError, match=r"terms are no array \(setting an array element"):
+        index.search([[1], [1, 2]], [1.0], 3)
+
+
+def test_a_weight_that_is_zero_as_float32_is_left_out():
+    assert [array.tolist() for array in checked_query(SparseQuery([MILK, TEA], [1e-60, 1.0]), 3)] == [[TEA], [1.0]]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +175,9 @@ def test_built_and_opened_indexes_share_one_compiled_kernel(index, tmp_path):
     assert compiled() == before
 
 
-ARRAYS = [f"tiers.{name}" for name in ImpactTiers._fields] + [f"forward.{name}" for name in ForwardRows._fields]
+ARRAYS = [f"tiers.{name}" for name in ImpactTiers._fields if name not in FOLLOWS] + [
+    f"forward.{name}" for name in ForwardRows._fields if name not in FOLLOWS
+]
 
 
 @pytest.mark.parametrize("fill", [b"\xff", b"\x7f", b"\x01"])
@@ -169,7 +185,7 @@ ARRAYS = [f"tiers.{name}" for name in ImpactTiers._fields] + [f"forward.{name}" 
 def test_damaged_arrays_never_lead_outside(index, tmp_path, name, fill):
     """A quick open does not read every byte: such an index may score wrongly, but nothing else may happen."""
     index.save(tmp_path / "i")
-    file = tmp_path / "i" / "generation-000001" / f"{name}.npy"
+    file = tmp_path / "i" / "part-000001" / f"{name}.npy"
     damaged = bytearray(file.read_bytes())
     damaged[128:] = fill * (len(damaged) - 128)
     file.write_bytes(damaged)
@@ -189,7 +205,7 @@ def test_damaged_arrays_never_lead_outside(index, tmp_path, name, fill):
 @pytest.mark.parametrize("name", ["tiers.starts", "forward.starts", "forward.high_starts"])
 def test_damaged_places_lead_nowhere_and_take_no_time(index, tmp_path, name, numbers):
     index.save(tmp_path / "i")
-    file = tmp_path / "i" / "generation-000001" / f"{name}.npy"
+    file = tmp_path / "i" / "part-000001" / f"{name}.npy"
     places = np.load(file, allow_pickle=False)
     places[:2] = numbers
     np.save(file, places)
@@ -375,7 +391,7 @@ def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     def no_room(descriptor, offset, length):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("index.building.os.posix_fallocate", no_room)
+    monkeypatch.setattr("index.files.os.posix_fallocate", no_room)
     with pytest.raises(WinnowError, match=r"could not be written \(No space left on device\); make room"):
         InvertedIndex.build(sparse_rows(COLLECTION), InvertedIndexOptions(3), folder=tmp_path / "i")
     assert not (tmp_path / "i").exists()
@@ -417,3 +433,9 @@ def test_concatenated_batches_keep_their_rows():
     first, second = sparse_rows(COLLECTION[:1]), sparse_rows(COLLECTION[1:])
     for joined, expected in zip(concatenate([first, second]), sparse_rows(COLLECTION), strict=True):
         np.testing.assert_array_equal(joined, expected)
+
+
+def test_queries_sampled_from_a_damaged_index_hold_numbers_above_0_only():
+    damaged = SparseQuery(np.arange(4, dtype=np.int32), np.array([np.nan, -1, np.inf, 2], np.float32))
+    sampled = sample_queries(1, lambda doc: damaged)
+    assert {(tuple(terms.tolist()), tuple(weights.tolist())) for terms, weights in sampled} == {((3,), (2.0,))}

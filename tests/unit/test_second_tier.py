@@ -17,6 +17,7 @@ from index.inverted import InvertedIndex
 from index.options import InvertedIndexOptions
 from index.second_tier import MOST_K
 from index.settings import NO_LIMIT, ClusterSetting, Setting
+from index.soundness import damage_of
 from index.vectors import SparseQuery
 from kernels.cpu.cluster_groups import GROUP, GROUP_WINDOW, ClusterGroups, record_bytes
 from kernels.cpu.group_plan import MOST_TERMS
@@ -57,7 +58,7 @@ def options(impacts="f32", num_terms=NUM_TERMS):
 
 def search(index, query, k, setting):
     """The hits of the second tier alone."""
-    scores, docs = index.second_tier.search(index.forward, index._query(*query), k, setting)
+    scores, docs = index.second_tier.search(index.forward, index.checked(*query), k, setting)
     return as_pairs((scores[scores > 0], docs[scores > 0]))
 
 
@@ -265,7 +266,7 @@ def test_damaged_arrays_never_lead_outside(documents, tmp_path, name, fill):
     """A quick open does not read every byte: such an index may find other documents, but nothing else may happen."""
     small = InvertedIndex.build(sparse_rows(documents[:300]), options())
     small.save(tmp_path / "i")
-    file = tmp_path / "i" / "generation-000001" / f"second_tier.{name}.npy"
+    file = tmp_path / "i" / "part-000001" / f"second_tier.{name}.npy"
     damaged = bytearray(file.read_bytes())
     damaged[128:] = fill * (len(damaged) - 128)
     file.write_bytes(damaged)
@@ -290,3 +291,19 @@ def test_only_a_large_collection_has_a_second_tier_unless_told(documents, monkey
 def test_memory_limit_too_small_for_the_second_tier_names_what_is_needed():
     with pytest.raises(WinnowError, match=r"the second tier of this collection needs at least .* second_tier=False"):
         InvertedIndex.build(sparse_rows([{0: 1.0}]), options(num_terms=10_000), memory_limit="15MB")
+
+
+@pytest.mark.parametrize("num_docs", [0, 1, 4, 5, 300])
+def test_a_sound_second_tier_of_any_size_is_found_sound(num_docs):
+    index = InvertedIndex.build(sparse_rows(clustered(num_docs, 1)), options("u8"))
+    assert damage_of(index) is None
+
+
+def test_a_group_that_is_not_there_is_found():
+    index = InvertedIndex.build(sparse_rows(clustered(300, 1)), options("u8"))
+    groups = index.second_tier.groups
+    longest = np.argmax(np.diff(groups.starts))
+    changed = groups.groups.copy()
+    changed[groups.starts[longest + 1] - 1] = 75  # the groups of 300 documents are 0 to 74
+    index.second_tier.groups = groups._replace(groups=changed)
+    assert damage_of(index) == "the second tier: a list names a group that is not there"
