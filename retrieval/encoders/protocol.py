@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
+from index.segment import DocumentEncoder
+from index.snapshot import Arm
 from index.vectors import SparseQuery
-from kernels.cpu.sparse import SparseRows
+from index.vocabulary import Vocabulary
 
 
-class SparseEncoder(Protocol):
-    """Text to sparse vectors over one numbered vocabulary.
-
-    An encoder is a value: encoding documents gives a new encoder that also knows the statistics of the grown
-    collection, and leaves this one as it was, so a failed addition changes nothing.
-    """
+class SparseEncoder(DocumentEncoder, Protocol):
+    """Text to sparse vectors. An encoder knows nothing of a collection: what depends on it comes with the arm."""
 
     @property
     def name(self) -> str:
         """The name that `Retriever.from_pretrained` knows it by."""
         ...
 
-    @property
-    def num_terms(self) -> int:
-        """Vocabulary size; every term number is below it."""
+    def encode_query(self, text: str, arm: Arm) -> list[SparseQuery]:
+        """The query as each segment of the arm numbers its terms; empty where the segment knows none of them."""
         ...
 
-    def encode_documents(self, texts: Iterable[str], known: SparseRows) -> tuple[Self, SparseRows]:
-        """(the encoder of the grown collection, its vectors: the rows of `known`, then one row for each text)."""
+    def term(self, number: int, vocabulary: Vocabulary | None) -> str:
+        """The term with this number in a segment with this vocabulary, as a person reads it."""
         ...
 
-    def impacts(self, vectors: SparseRows) -> SparseRows:
-        """What to index for the vectors that `encode_documents` gave."""
-        ...
-
-    def encode_query(self, text: str) -> SparseQuery:
-        """The query's known terms and their weights; empty if there are none."""
-        ...
-
-    def term(self, number: int) -> str:
-        """The term with this number, as a person reads it."""
-        ...
-
-    def terms_in(self, text: str) -> set[int]:
+    def terms_in(self, text: str, vocabulary: Vocabulary | None) -> set[int]:
         """Numbers of the terms that occur in `text` itself."""
         ...
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from index.errors import ModelError
-from index.vectors import empty_rows
+from index.errors import ModelError, WinnowError
+from retrieval import Retriever
 from retrieval.encoders import minilm
 from retrieval.encoders.inference_free import InferenceFreeEncoder, InferenceFreeOptions
 from retrieval.encoders.tied_head import batches_of_like_length
@@ -15,7 +15,8 @@ TEXTS = ["The moon pulls the water of the sea.", "", "Flour, water, salt and yea
 
 @pytest.fixture(scope="module")
 def encoded():
-    return InferenceFreeEncoder.mini().encode_documents(TEXTS, empty_rows())
+    encoder = InferenceFreeEncoder.mini()
+    return encoder, encoder.encode_documents(TEXTS).vectors
 
 
 def row(vectors, number):
@@ -56,7 +57,7 @@ def test_an_empty_text_has_an_empty_row(encoded):
 
 def test_a_document_is_expanded_with_terms_it_does_not_say(encoded):
     encoder, vectors = encoded
-    terms = {encoder.term(term) for term in row(vectors, 0)[0]}
+    terms = {encoder.term(term, None) for term in row(vectors, 0)[0]}
     assert {"moon", "water", "sea", "ocean", "lunar"} <= terms
 
 
@@ -66,11 +67,14 @@ def test_special_and_unused_tokens_carry_no_weight(encoded):
     assert not encoder.is_special[vectors.indices].any()
 
 
-def test_a_query_is_a_set_of_tokens_weighted_by_the_collections_idf(encoded):
-    encoder, _ = encoded
-    terms, weights = encoder.encode_query("water WATER moon [MASK] \u0378")
+def test_a_query_is_a_set_of_tokens_weighted_by_the_collections_idf():
+    retriever = Retriever.from_pretrained("mini").index(
+        [{"_id": str(number), "text": text} for number, text in enumerate(TEXTS)], progress=False
+    )
+    encoder, snapshot = retriever._opened
+    ((terms, weights),) = encoder.encode_query("water WATER moon [MASK] \u0378", snapshot.arms["mini"])
     documents, with_water, with_moon = 4, 2, 1
-    assert dict(zip(map(encoder.term, terms), weights.tolist(), strict=True)) == {
+    assert dict(zip([encoder.term(term, None) for term in terms], weights.tolist(), strict=True)) == {
         "moon": np.float32(math.log(1 + (documents - with_moon + 0.5) / (with_moon + 0.5))),
         "water": np.float32(math.log(1 + (documents - with_water + 0.5) / (with_water + 0.5))),
     }
@@ -78,11 +82,17 @@ def test_a_query_is_a_set_of_tokens_weighted_by_the_collections_idf(encoded):
 
 def test_batches_do_not_change_a_documents_vector(encoded):
     encoder, vectors = encoded
-    alone_encoder, alone = InferenceFreeEncoder.mini().encode_documents(TEXTS[:1], empty_rows())
-    (terms, weights), (alone_terms, alone_weights) = row(vectors, 0), row(alone, 0)
+    alone = encoder.encode_documents(TEXTS[:1])
+    (terms, weights), (alone_terms, alone_weights) = row(vectors, 0), row(alone.vectors, 0)
     assert terms.tolist() == alone_terms.tolist()
     np.testing.assert_allclose(weights, alone_weights, atol=1e-5)
-    assert (encoder.num_docs, alone_encoder.num_docs) == (4, 1)
+    assert alone.statistics.documents == 1
+
+
+@pytest.mark.parametrize("impacts", ["counts", "u9", 8])
+def test_unknown_impacts_are_refused(impacts):
+    with pytest.raises(WinnowError, match="it must be one of u8, u16, f32"):
+        InferenceFreeEncoder.mini(impacts)
 
 
 def test_batches_hold_texts_of_like_length_within_the_budget():
@@ -98,7 +108,7 @@ def test_an_index_of_other_weights_cannot_grow():
     encoder = InferenceFreeEncoder.mini()
     other = InferenceFreeEncoder(encoder.tokenizer, InferenceFreeOptions(weights_sha256="0" * 64))
     with pytest.raises(ModelError, match=r"built with weights 000000000000\.\.\."):
-        other.encode_documents(["x"], empty_rows())
+        other.encode_documents(["x"])
 
 
 @pytest.fixture

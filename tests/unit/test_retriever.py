@@ -1,10 +1,8 @@
-import json
-
 import numpy as np
 import pytest
+from forgery import edit_description, edit_manifest
 
 from index.errors import CorpusError, IndexFormatError, ModelError, WinnowError
-from index.storage import sha256_of_manifest
 from retrieval import Document, Retriever
 from retrieval.encoders.bm25 import BM25Encoder, BM25Options
 
@@ -98,11 +96,15 @@ def test_documents_added_in_two_steps_are_as_if_added_in_one(name, reopen, tmp_p
         grown.save_pretrained(tmp_path / "i")
         grown = Retriever.from_pretrained(tmp_path / "i")
     grown.index(CORPUS[1:], progress=False)
-    assert grown.statistics() == whole.statistics()
+    assert grown.statistics().segments == 2
+    assert grown.merge().statistics() == whole.statistics()
     for query in ("sea water", "granite", "salt of the moon"):
-        pairs = [(hit.doc_id, hit.score) for hit in whole.search(query)]
-        assert [hit.doc_id for hit in grown.search(query)] == [doc_id for doc_id, _ in pairs]
-        np.testing.assert_allclose([hit.score for hit in grown.search(query)], [s for _, s in pairs], rtol=1e-5)
+        expected = [(hit.doc_id, hit.score) for hit in whole.search(query)]
+        found = [(hit.doc_id, hit.score) for hit in grown.search(query)]
+        assert [doc_id for doc_id, _ in found] == [doc_id for doc_id, _ in expected]
+        # the neural model's own sums depend on which texts it encodes together
+        tolerance = 0 if name == "bm25" else 1e-5
+        np.testing.assert_allclose([score for _, score in found], [score for _, score in expected], rtol=tolerance)
 
 
 def test_a_model_without_documents_can_be_saved_and_filled_later(tmp_path):
@@ -127,7 +129,10 @@ def test_saving_over_an_open_index_keeps_both_usable(retriever, tmp_path):
     ("corpus", "message"),
     [
         ([], "the corpus holds no documents"),
-        ([{"_id": "new", "text": "x"}, {"_id": "tides", "text": "y"}], "document 6 has the id 'tides' of document 1"),
+        (
+            [{"_id": "new", "text": "x"}, {"_id": "tides", "text": "y"}],
+            "the id 'tides' is in the index already; give each document its own id, or upsert it",
+        ),
         ([{"_id": "new", "text": "x"}, {"text": "y"}], "document 2 has no _id"),
         ([{"_id": "new", "text": "x"}, {"_id": 3, "text": "y"}], "document 2 has the id 3"),
         ([{"_id": "new", "text": "\ud800"}], "not valid Unicode"),
@@ -217,10 +222,11 @@ def test_a_folder_that_is_no_retriever_is_named(tmp_path):
 
 
 def test_a_saved_retriever_keeps_its_own_impacts(tmp_path):
-    Retriever.from_pretrained("bm25", impacts="f32").index(CORPUS, progress=False).save_pretrained(tmp_path / "i")
+    Retriever.from_pretrained("mini", impacts="f32").index(CORPUS, progress=False).save_pretrained(tmp_path / "i")
     with pytest.raises(WinnowError, match="was saved with its own impacts"):
         Retriever.from_pretrained(tmp_path / "i", impacts="u8")
-    assert Retriever.from_pretrained(tmp_path / "i")._collection.inverted.options.impacts == "f32"
+    opened = Retriever.from_pretrained(tmp_path / "i")
+    assert opened.index([{"_id": "x", "text": "tea"}], progress=False).merge()._opened.encoder.options.impacts == "f32"
 
 
 def test_a_retriever_takes_an_encoder_with_other_options():
@@ -228,29 +234,29 @@ def test_a_retriever_takes_an_encoder_with_other_options():
     assert {hit.score for hit in retriever.search("water")} == {retriever.search("water")[0].score}
 
 
-@pytest.mark.parametrize("part", ["inverted", "vectors", "encoder", "documents"])
-@pytest.mark.parametrize("nonsense", [{}, {"x": 1}, [], "text", 7])
-def test_a_manifest_with_nonsense_in_it_is_refused_in_a_sentence(retriever, tmp_path, part, nonsense):
+@pytest.mark.parametrize("field", ["documents", "arms", "segments", "model"])
+@pytest.mark.parametrize("nonsense", [{}, {"x": 1}, [1], "text", 7, None])
+def test_nonsense_in_a_manifest_or_description_is_refused_in_a_sentence(retriever, tmp_path, field, nonsense):
     retriever.save_pretrained(tmp_path / "i")
-    path = tmp_path / "i" / "winnow.json"
-    manifest = json.loads(path.read_text())
-    del manifest["sha256"]
-    manifest["contents"][part] = nonsense
-    path.write_text(json.dumps({**manifest, "sha256": sha256_of_manifest(manifest)}))
-    if part == "documents" and not nonsense:  # reads as a retriever without documents
-        assert len(Retriever.from_pretrained(tmp_path / "i")) == 4
-        return
+    if field in ("documents", "arms"):
+        edit_description(tmp_path / "i", lambda fields: fields["contents"].update({field: nonsense}), "part-000002")
+    else:
+        edit_manifest(tmp_path / "i", lambda fields: fields["contents"].update({field: nonsense}))
     with pytest.raises(IndexFormatError):
-        Retriever.from_pretrained(tmp_path / "i")
+        Retriever.from_pretrained(tmp_path / "i").search("water")
 
 
 def test_every_file_of_a_saved_retriever_is_checked(retriever, tmp_path):
+    retriever.delete("bread")
+    retriever.commit()
     retriever.save_pretrained(tmp_path / "i")
-    for file in sorted((tmp_path / "i" / "generation-000001").iterdir()):
+    files = [file for file in sorted((tmp_path / "i").glob("part-*/**/*")) if file.is_file()]
+    checked = [
+        file for file in files if file.name not in ("winnow-part", "part.json")
+    ]  # the manifest vouches for the latter
+    assert len(checked) >= 17
+    for file in checked:
         whole = file.read_bytes()
-        if file.name == "winnow-generation":
-            assert whole == b""
-            continue
         file.write_bytes(whole[:-1])
         with pytest.raises(IndexFormatError, match=f"{file.name} has {len(whole) - 1} bytes"):
             Retriever.from_pretrained(tmp_path / "i")
@@ -265,7 +271,7 @@ def test_effort_reaches_the_index():
     from index.effort import Budget
 
     texts = ["tea"] * 100 + ["tea tea tea"] * 30
-    retriever = Retriever.from_pretrained("bm25", impacts="f32").index(
+    retriever = Retriever.from_pretrained("bm25").index(
         [{"_id": str(i), "text": text} for i, text in enumerate(texts)], progress=False
     )
     best = [str(i) for i in range(100, 130)]
