@@ -10,13 +10,25 @@ from importlib.metadata import PackageNotFoundError, version
 def main(argv: list[str] | None = None) -> int:
     try:
         from index.errors import run_command
-        from winnow import demo, evaluate, index, search
+        from winnow import add, delete, demo, evaluate, index, info, merge, repair, search, verify
     except ImportError as error:  # our own sentence about another package named `kernels`
         sys.exit(f"winnow: {error}")
     parser = argparse.ArgumentParser(prog="winnow", description="Learned sparse retrieval: index, search, measure.")
     parser.add_argument("--version", action="version", version=f"winnow {installed_version()}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for name, module in {"index": index, "search": search, "eval": evaluate, "demo": demo}.items():
+    commands = {
+        "index": index,
+        "search": search,
+        "add": add,
+        "delete": delete,
+        "merge": merge,
+        "info": info,
+        "verify": verify,
+        "repair": repair,
+        "eval": evaluate,
+        "demo": demo,
+    }
+    for name, module in commands.items():
         summary = (module.__doc__ or "").splitlines()[0]
         subparser = subparsers.add_parser(name, help=summary, description=summary)
         module.add_arguments(subparser)

@@ -26,8 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     k = checked_count("k", arguments.k)
     retriever = Retriever.from_pretrained(arguments.model).index(python_documentation())
-    documents, _, postings, nbytes = retriever.statistics()
-    print(f"\nindexed {documents:,} documents: {postings:,} postings, {nbytes / 1e6:.1f} MB")
+    size = retriever.statistics()
+    print(f"\nindexed {size.documents:,} documents: {size.postings:,} postings, {size.bytes / 1e6:.1f} MB")
     print("after each answer: the terms that matched; + marks a term that is not in the document's own text\n")
     for question in arguments.questions:
         print(f"? {question}\n")

@@ -2,16 +2,26 @@ import functools
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 from importlib.metadata import version
+from pathlib import Path
 
+import numpy as np
 import pytest
+from forgery import edit_manifest
 
 from eval.beir import main as eval_main
+from index.errors import StorageError
+from index.inverted import InvertedIndex
+from index.options import InvertedIndexOptions
+from kernels.cpu.sparse import SparseRows
+from retrieval import Retriever
 from winnow.cli import main
+from winnow.delete import condition
 
 NOTES = [
     {"_id": "tides", "title": "Tides", "text": "The moon pulls the water of the sea.", "year": 1999},
@@ -87,7 +97,7 @@ def test_json_holds_hits_with_fields_and_terms(folder, capsys):
 
 def test_fields_and_impacts_are_options(tmp_path, capsys):
     (tmp_path / "c.jsonl").write_text('{"key": "a", "body": "green tea"}')
-    arguments = ["--id-field", "key", "--text-field", "body", "--impacts", "f32", "--model", "bm25"]
+    arguments = ["--id-field", "key", "--text-field", "body", "--impacts", "f32", "--model", "mini"]
     assert main(["index", str(tmp_path / "c.jsonl"), "--out", str(tmp_path / "i"), *arguments]) == 0
     assert main(["search", str(tmp_path / "i"), "tea", "--json"]) == 0
 
@@ -153,7 +163,7 @@ def test_interrupting_leaves_the_old_index(notes, folder, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("index.storage.write_manifest", interrupt)
+    monkeypatch.setattr("index.folder_writer.seal", interrupt)
     assert main(["index", str(notes), "--out", folder, "--model", "bm25"]) == 130
     assert capsys.readouterr().err == "winnow index: interrupted; no index was changed.\n"
     assert main(["search", folder, "moon"]) == 0
@@ -248,3 +258,112 @@ def test_a_download_without_a_network_is_one_sentence(capsys, monkeypatch, tmp_p
     err = failure(capsys, ["--dataset", "scifact", "--system", "bm25"], eval_main)
     assert "data set 'scifact' could not be downloaded" in err
     assert "give a local folder with --data" in err
+
+
+@pytest.mark.parametrize("command", ["verify", "repair"])
+def test_an_index_of_another_version_is_refused_and_not_called_damaged(folder, capsys, command):
+    for name in ("winnow.json", "winnow.json.copy"):
+        file = Path(folder) / name
+        file.write_text(re.sub(r'"version": \d+', '"version": 99', file.read_text()))
+    message = failure(capsys, [command, folder])
+    assert "has format version 99, this release reads version" in message
+    assert "damaged" not in message
+
+
+def test_a_version_that_the_copy_contradicts_is_damage(folder, capsys):
+    file = Path(folder) / "winnow.json"
+    file.write_text(re.sub(r'"version": \d+', '"version": 99', file.read_text()))
+    assert main(["verify", folder]) == 1
+    assert f"`winnow repair {folder}` saves what is sound" in capsys.readouterr().out
+    assert main(["repair", folder]) == 0
+
+
+@pytest.mark.parametrize("command", ["verify", "repair"])
+def test_an_index_of_another_kind_is_refused(folder, capsys, command):
+    edit_manifest(folder, lambda fields: fields.update(kind="cellar"))
+    (Path(folder) / "winnow.json.copy").unlink()
+    assert "holds a cellar, not a retriever; open it with what wrote it" in failure(capsys, [command, folder])
+
+
+def test_an_inverted_index_is_verified_and_cannot_be_repaired(tmp_path, capsys):
+    rows = SparseRows(np.array([0, 2, 3]), np.array([0, 2, 2]), np.array([5.0, 1.0, 9.0]))
+    InvertedIndex.build(rows, InvertedIndexOptions(3, "f32"), folder=tmp_path / "i")
+    assert main(["verify", str(tmp_path / "i"), "--full"]) == 0
+    capsys.readouterr()
+    message = failure(capsys, ["repair", str(tmp_path / "i")])
+    assert "holds an inverted index without documents, of which nothing can be built again" in message
+    (tmp_path / "i" / "part-000001" / "forward.scales.npy").write_bytes(b"")
+    assert main(["verify", str(tmp_path / "i")]) == 1
+    assert "it is an inverted index without documents: restore it" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("first", "second"), [("1", "2"), ("1", "true"), ("1", '"1"')])
+def test_conditions_that_no_document_can_satisfy_are_refused(folder, capsys, first, second):
+    message = failure(capsys, ["delete", folder, "--where", f"year={first}", "--where", f"year={second}"])
+    assert f"--where wants 'year' to be {first} and {second}, which no document can satisfy" in message
+
+
+def test_several_conditions_must_all_hold(folder, capsys):
+    assert main(["delete", folder, "--where", "year=1999", "--where", "month=NaN"]) == 0
+    assert "documents deleted: 0; left in" in capsys.readouterr().out
+    assert main(["delete", folder, "--where", "year=1999", "--where", "year=1999"]) == 0
+    assert "documents deleted: 1; left in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("a=1", 1), ("a=x", "x"), ("a=NaN", "NaN"), ("a=b=c", "b=c"), ("a=" + "[" * 99_999, "[" * 99_999)],
+)
+def test_a_value_that_is_no_json_is_text(text, value):
+    assert condition(text) == ("a", value)
+
+
+def test_merging_says_what_it_did(folder, capsys):
+    assert main(["merge", folder]) == 0
+    assert capsys.readouterr().out == f"nothing to merge: {folder} has 1 segment and no deleted documents\n"
+    retriever = Retriever.from_folder(folder)
+    retriever.delete("bread")
+    retriever.commit(merge=False)
+    del retriever
+    assert main(["merge", folder]) == 0
+    assert capsys.readouterr().out == "merged 1 segment into 1, 1 deleted document gone; 0.0 MB before, 0.0 MB now\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, "was interrupted; the next commit goes on."),
+        (StorageError("the disk is full."), 1, "failed: the disk is full."),
+    ],
+)
+@pytest.mark.parametrize("command", ["add", "delete"])
+def test_a_merge_that_fails_does_not_deny_the_commit(
+    folder, tmp_path, capsys, monkeypatch, command, error, status, message
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("index.writer.due", fail)
+    new = tmp_path / "new.jsonl"
+    new.write_text('{"_id": "new", "text": "tide"}')
+    assert main([command, folder, {"add": str(new), "delete": "bread"}[command]]) == status
+    out, err = capsys.readouterr()
+    assert f"winnow {command}: the changes are committed; the work after that {message}\n" in err
+    assert {"add": "4, 1 more", "delete": "deleted: 1; left"}[command] in out
+    assert len(Retriever.from_folder(folder)) == {"add": 4, "delete": 2}[command]
+
+
+@pytest.mark.parametrize("command", ["add", "delete"])
+def test_interrupting_a_change_leaves_the_old_index(folder, tmp_path, capsys, monkeypatch, command):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("index.folder_writer.seal", interrupt)
+    new = tmp_path / "new.jsonl"
+    new.write_text('{"_id": "new", "text": "tide"}')
+    assert (
+        main([command, folder, {"add": str(new), "delete": "bread"}[command], *["--no-progress"][: command == "add"]])
+        == 130
+    )
+    assert capsys.readouterr().err == f"winnow {command}: interrupted; no index was changed.\n"
+    assert len(Retriever.from_folder(folder)) == 3

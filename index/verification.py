@@ -1,0 +1,156 @@
+"""Is an index what its files claim? Checksums first (index/storage.py), then every invariant between the parts.
+
+`quick` is what opening checks: manifest, descriptions, sizes and the first bytes of each file. `full` reads every byte,
+then looks at every row, posting, term and document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from index.errors import IndexFormatError
+from index.inverted import KIND as INVERTED_INDEX
+from index.inverted import ROWS_A_BATCH, InvertedIndex
+from index.manifest import (
+    DESCRIPTION,
+    FORMAT,
+    MANIFEST,
+    VERSION,
+    Verify,
+    is_count,
+    parse_json,
+    read_manifest,
+    read_whole,
+    soundest_manifest,
+)
+from index.segment import ArmSegment, Live, Segment, Statistics
+from index.snapshot import Snapshot
+from index.soundness import damage_of
+from index.storage import Damage, Part, damage, open_array, read_current
+
+
+def find_damage(folder: str | Path, verify: Verify = "full") -> list[Damage]:
+    """Everything that is wrong with an index folder; empty if nothing is.
+
+    Raises IndexFormatError where there is no index, or one of another version, which only its own release can judge.
+    """
+    check_version(Path(folder))
+    found = damage(folder, verify)
+    if found:
+        return found
+    try:
+        if read_manifest(Path(folder)).kind == INVERTED_INDEX:
+            index = InvertedIndex.open(folder)
+            problem = damage_of(index) if verify == "full" else None
+            return [Damage(None, "", problem)] if problem else []
+        snapshot = read_current(folder, read_manifest(Path(folder)).kind, Snapshot.read)
+        return list(damage_of_snapshot(snapshot)) if verify == "full" else []
+    except IndexFormatError as error:
+        return [Damage(None, "", str(error))]
+
+
+def check_version(folder: Path) -> None:
+    """Raise IndexFormatError where the manifest is of another version, unless its copy tells that this is damage."""
+    try:
+        fields = parse_json(read_whole(folder / MANIFEST), folder / MANIFEST)
+    except IndexFormatError:
+        return
+    is_ours = fields.get("format") == FORMAT and is_count(fields.get("version"), 1)
+    if is_ours and fields["version"] != VERSION and soundest_manifest(folder) is None:
+        read_manifest(folder)  # says what to do
+
+
+def check_snapshot(snapshot: Snapshot) -> None:
+    """Raise IndexFormatError for the first invariant that does not hold."""
+    for part, _, message in damage_of_snapshot(snapshot):
+        raise IndexFormatError(f"{part or 'the index'}: {message}; `winnow repair` saves what is sound.")
+
+
+def damage_of_snapshot(snapshot: Snapshot) -> Iterator[Damage]:
+    """The invariants that do not hold, the first of each arm of each segment."""
+    seen: set[str] = set()
+    for segment, live, deletes in snapshot.segments:
+        name = segment.part.name if segment.part else None
+        problems = list(damage_of_segment(segment))
+        yield from (Damage(name, file, message) for file, message in problems)
+        if deletes is not None:
+            found = damage_of_live(live, segment, deletes, {file for file, _ in problems})
+            yield from (Damage(deletes.name, file, message) for file, message in found)
+        if any(file == "documents.sqlite" for file, _ in problems):
+            continue
+        docs = range(segment.num_docs) if live.mask is None else np.flatnonzero(live.mask).tolist()
+        ids = segment.documents.ids(docs)
+        if len(set(ids)) < len(ids) or not seen.isdisjoint(ids):
+            yield Damage(name, "documents.sqlite", "an id belongs to two documents")
+        seen.update(ids)
+
+
+def damage_of_segment(segment: Segment) -> Iterator[tuple[str, str]]:
+    """(file or folder, what is wrong)"""
+    problem = segment.documents.damage()
+    if problem:
+        yield "documents.sqlite", problem
+    for name, arm in segment.arms.items():
+        problem = damage_of_arm(arm)
+        if problem:
+            yield name, problem
+
+
+def damage_of_arm(arm: ArmSegment) -> str | None:
+    """What is wrong with one arm of a segment; None if nothing is."""
+    problem = damage_of(arm.index) or (arm.vocabulary and arm.vocabulary.damage())
+    if problem:
+        return problem
+    frequency, index = arm.statistics.document_frequency, arm.index
+    if np.any(frequency < 0) or np.any(frequency > index.num_docs) or arm.statistics.documents > index.num_docs:
+        return "its statistics are of more documents than there are"
+    if arm.vocabulary is not None and not np.array_equal(frequency, index.document_frequency):
+        return "its statistics are not those of its lists"
+    if index.options.impacts == "counts" and not are_same(arm.statistics, counted(index, np.arange(index.num_docs))):
+        return "its statistics are not those of its rows"
+    return None
+
+
+def damage_of_live(
+    live: Live, segment: Segment, deletes: Part, damaged: Collection[str] = ()
+) -> Iterator[tuple[str, str]]:
+    """(file or folder, what is wrong) of what `deletes` holds; rows of `damaged` arms of the segment are not looked at."""
+    bits = open_array(deletes.path / "live.npy", "uint8", -(-segment.num_docs // 8))
+    if np.any(np.unpackbits(bits[-1:], bitorder="little")[(segment.num_docs - 1) % 8 + 1 :]):
+        yield "live.npy", "it has a document that the segment has not got"
+    if live.statistics.keys() != segment.arms.keys():
+        yield DESCRIPTION, "its statistics are not of the arms of its segment"
+        return
+    gone = np.flatnonzero(~live.mask) if live.mask is not None else np.empty(0, np.int64)
+    for name, left in live.statistics.items():
+        index, whole = segment.arms[name].index, segment.arms[name].statistics
+        if len(left.document_frequency) != len(whole.document_frequency):
+            yield name, "its statistics are not of the terms of its segment"
+        elif np.any(left.document_frequency < 0) or np.any(left.document_frequency > whole.document_frequency):
+            yield name, "its statistics are of documents that the segment has not got"
+        elif not 0 <= left.documents <= live.num_docs or not 0 <= left.length <= whole.length:
+            yield name, "its statistics are of more documents than are left"
+        elif name in damaged or index.options.impacts != "counts":
+            continue
+        elif not are_same(left, whole.less(counted(index, gone))):
+            yield name, "its statistics are not those of the documents that are left"
+
+
+def counted(index: InvertedIndex, docs: np.ndarray) -> Statistics:
+    """The statistics of some documents (int64) of an index that holds counts: those that have a term count."""
+    documents, length, frequency = 0, 0, np.zeros(index.options.num_terms, np.int32)
+    for first in range(0, len(docs), ROWS_A_BATCH):
+        rows = index.stored_rows(docs[first : first + ROWS_A_BATCH])
+        documents += int(np.count_nonzero(np.diff(rows.indptr)))
+        length += int(rows.data.sum(dtype=np.float64))
+        frequency += np.bincount(rows.indices, minlength=len(frequency)).astype(np.int32)
+    return Statistics(documents, length, frequency)
+
+
+def are_same(one: Statistics, other: Statistics) -> bool:
+    """True where all numbers are."""
+    is_same = (one.documents, one.length) == (other.documents, other.length)
+    return is_same and np.array_equal(one.document_frequency, other.document_frequency)

@@ -1,0 +1,93 @@
+"""What an index folder holds, for a person or a program to read (`winnow info`)."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from index.errors import IndexFormatError
+from index.manifest import VERSION, read_manifest
+from index.snapshot import LiveSegment, Snapshot
+from index.storage import Part, read_current
+from retrieval.retriever import KIND
+
+# the beginning of a file's name -> what it belongs to
+KINDS_OF_BYTES = {
+    "documents.sqlite": "stored documents",
+    "forward.": "forward index",
+    "tiers.": "inverted lists",
+    "second_tier.": "clusters",
+    "vocabulary.": "vocabulary",
+    "document_frequency": "statistics",
+    "live.": "deletes",
+}
+
+
+def describe(folder: str | Path) -> dict[str, Any]:
+    """Documents, segments, bytes, model and versions of a saved retriever. Raises IndexFormatError."""
+    snapshot = read_current(folder, KIND, Snapshot.read)
+    if snapshot.model is None:
+        raise IndexFormatError(f"{folder} names no model; `winnow verify` says more.")
+    return {
+        "folder": str(folder),
+        "model": snapshot.model.contents["model"],
+        "encoder": snapshot.model.contents["encoder"],
+        "commit": snapshot.number,
+        "documents": snapshot.num_docs,
+        "deleted_documents": snapshot.first_docs[-1] - snapshot.num_docs,
+        "segments": [describe_segment(one) for one in snapshot.segments],
+        "bytes": {**bytes_of(snapshot), "manifest": len(read_manifest(Path(folder)).as_bytes())},
+        "format_version": VERSION,
+        "winnow": installed_version(),
+    }
+
+
+def describe_segment(one: LiveSegment) -> dict[str, Any]:
+    """The size of one segment and of its arms."""
+    segment, live, _ = one
+    return {
+        "part": segment.part and segment.part.name,
+        "documents": live.num_docs,
+        "deleted_documents": segment.num_docs - live.num_docs,
+        "bytes": sum(size for _, size in files_of(segment.part)),
+        "arms": {
+            name: {
+                "postings": arm.index.num_postings,
+                "terms": arm.index.options.num_terms,
+                "impacts": arm.index.options.impacts,
+                "is_calibrated": bool(arm.index.calibration.short or arm.index.calibration.long),
+            }
+            for name, arm in segment.arms.items()
+        },
+    }
+
+
+def bytes_of(snapshot: Snapshot) -> dict[str, int]:
+    """Bytes on disk by what they are for."""
+    sizes: dict[str, int] = {}
+    for part in snapshot.parts.values():
+        for name, size in files_of(part):
+            kind = next(
+                (kind for start, kind in KINDS_OF_BYTES.items() if name.startswith(start)), "model and descriptions"
+            )
+            sizes[kind] = sizes.get(kind, 0) + size
+    return dict(sorted(sizes.items(), key=lambda entry: -entry[1]))
+
+
+def files_of(part: Part | None) -> list[tuple[str, int]]:
+    """Name and bytes of every file of a part."""
+    if part is None:
+        return []
+    return [
+        (name, os.path.getsize(os.path.join(parent, name))) for parent, _, names in os.walk(part.path) for name in names
+    ]
+
+
+def installed_version() -> str | None:
+    """Of this package; None where it runs from a folder."""
+    try:
+        return version("winnow-ir")
+    except PackageNotFoundError:
+        return None
