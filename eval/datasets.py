@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from index.errors import CorpusError, WinnowError
 from retrieval.corpus import FieldNames, lines_of, read_jsonl
 
 DOWNLOAD = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets/{name}.zip"
+RELEVANCE = re.compile(r" *-?[0-9]{1,9} *")  # int() would take other scripts' digits and underscores
 CACHE = Path.home() / ".cache" / "winnow" / "beir"
 
 
@@ -36,7 +38,7 @@ def load_dataset(folder: str | Path, split: str = "test") -> Dataset:
     texts = read_queries(one_of(folder, "queries.jsonl"))
     if without := sorted(set(qrels) - set(texts)):
         raise WinnowError(
-            f"{folder / 'qrels' / split}.tsv judges {len(without)} queries that queries.jsonl lacks, {without[0]!r} first."
+            f"{folder / 'qrels' / split}.tsv judges {len(without)} queries that queries.jsonl lacks, {without[0]!r:.60} first."
         )
     return Dataset(folder.resolve().name, split, folder, {query: texts[query] for query in qrels}, qrels)
 
@@ -53,7 +55,7 @@ def read_queries(path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
     for query in read_jsonl(path, FieldNames()):
         if query.doc_id in texts:
-            raise CorpusError(f"{path} has the query id {query.doc_id!r} twice; give each query its own id.")
+            raise CorpusError(f"{path} has the query id {query.doc_id!r:.60} twice; give each query its own id.")
         texts[query.doc_id] = query.text
     return texts
 
@@ -63,7 +65,9 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
     for where, query, document, relevance in judgments_in(path):
         if document in qrels.setdefault(query, {}):
-            raise CorpusError(f"{where} judges document {document!r} for query {query!r} again; keep one judgment.")
+            raise CorpusError(
+                f"{where} judges document {document!r:.60} for query {query!r:.60} again; keep one judgment."
+            )
         qrels[query][document] = relevance
     if not qrels:
         raise CorpusError(f"{path} holds no judgments; each line needs a query id, a document id and a relevance.")
@@ -71,19 +75,19 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
 
 
 def judgments_in(path: Path) -> Iterator[tuple[str, str, str, int]]:
+    """(file:line, query, document, relevance). Between tabs an id may hold spaces; without tabs, spaces part the columns."""
     for number, (where, line) in enumerate(lines_of(path)):
-        columns = line.split()
+        columns = line.rstrip("\r\n").split("\t")
+        if len(columns) not in (3, 4):
+            columns = re.findall(r"[^ \t]+", line.rstrip("\r\n"))
         if number == 0 and columns[:2] == ["query-id", "corpus-id"]:
             continue
-        if len(columns) == 4:
-            del columns[1]
-        try:
-            query, document, relevance = columns
-            yield where, query, document, int(relevance)
-        except ValueError as error:
+        if len(columns) not in (3, 4) or not (columns[0] and columns[-2] and RELEVANCE.fullmatch(columns[-1])):
             raise CorpusError(
-                f"{where} is {line.strip()!r:.80}; a judgment is a query id, a document id and a whole number."
-            ) from error
+                f"{where} is {line.strip()!r:.80}; a judgment is a query id, a document id and a whole number of at most 9 "
+                "digits."
+            )
+        yield where, columns[0], columns[-2], int(columns[-1])
 
 
 def download_dataset(name: str) -> Path:

@@ -16,7 +16,10 @@ from typing import Any
 
 from index.documents import Document
 from index.errors import CorpusError
+from index.manifest import finite, not_json
 
+LONGEST_UNPACKED = 4 << 20  # bytes of a line of a small .gz file; a thousand times its size can be packed into one
+TIMES_PACKED = 20  # the same of a larger one, in sizes of the file; text packs to a third or a tenth
 TEXT_FILES = (".txt", ".md", ".rst", ".text")
 Corpus = str | Path | Mapping[str, Mapping[str, Any]] | Iterable[Document | Mapping[str, Any]]
 
@@ -122,14 +125,10 @@ def read_jsonl(path: Path, names: FieldNames) -> Iterator[Document]:
     """One JSON object a line."""
     for where, line in lines_of(path):
         try:
-            record = json.loads(line, parse_constant=refuse_constant)
+            record = json.loads(line, parse_constant=not_json, parse_float=finite)
         except (ValueError, RecursionError) as error:
             raise CorpusError(f"{where} is not valid JSON ({error}); each line must hold one JSON object.") from error
         yield as_document(record, where, names)
-
-
-def refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def read_tsv(path: Path, names: FieldNames) -> Iterator[Document]:
@@ -150,7 +149,7 @@ def tsv_columns(first_line: list[str], where: str, names: FieldNames) -> list[st
     """The column names: `first_line` itself if it holds names, else the usual ones for its number of columns."""
     if set(first_line) & set(names.id) and set(first_line) & {*names.title, *names.text}:
         if len(set(first_line)) < len(first_line):
-            raise CorpusError(f"{where} names a column twice: {', '.join(first_line)}; give each its own name.")
+            raise CorpusError(f"{where} names a column twice: {', '.join(first_line)!r:.80}; give each its own name.")
         return first_line
     if names != FieldNames():
         raise CorpusError(
@@ -166,18 +165,28 @@ def tsv_columns(first_line: list[str], where: str, names: FieldNames) -> list[st
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
-    """(file:line, text) of each line that is not blank. Raises CorpusError for bytes that are not UTF-8 or gzip."""
-    opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+    """(file:line, text) of each line that is not blank.
+
+    Raises CorpusError for bytes that are not UTF-8 or gzip, and for a gzipped line that its file's size does not justify.
+    """
+    is_packed, size = path.suffix == ".gz", path.stat().st_size
+    opened: Callable[..., Any] = gzip.open if is_packed else open
+    longest = max(LONGEST_UNPACKED, TIMES_PACKED * size) if is_packed else -1
     with opened(path, "rb") as file:
         number = 0
         while True:
             try:
-                line = file.readline()
+                line = file.readline(longest)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 raise CorpusError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
             if not line:
                 return
             number += 1
+            if len(line) == longest:
+                raise CorpusError(
+                    f"{path}:{number} unpacks to {longest:,} bytes or more, from a file of {size:,}; unpack it yourself if "
+                    "that is right."
+                )
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -197,9 +206,15 @@ def as_document(record: Any, where: str, names: FieldNames) -> Document:
     used = [first_present(record, role) for role in (names.id, names.title, names.text)]
     doc_id = record.get(used[0])
     if not isinstance(doc_id, str) or not doc_id:
-        given = f"has the id {doc_id!r}" if doc_id is not None else f"has no {' or '.join(names.id)}"
+        given = f"has the id {doc_id!r:.60}" if doc_id is not None else f"has no {' or '.join(names.id)}"
         raise CorpusError(f"{where} {given}; a document's id must be a string that is not empty.")
     title, text = (text_of(record, name, where) for name in used[1:])
+    try:
+        f"{doc_id}{title}{text}".encode()
+    except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair
+        raise CorpusError(
+            f"{where} holds text that is not valid Unicode ({error.reason}); repair its source."
+        ) from error
     return Document(doc_id, title, text, {name: value for name, value in record.items() if name not in used})
 
 

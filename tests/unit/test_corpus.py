@@ -80,6 +80,11 @@ def test_python_mappings_and_documents_are_read():
         ('{"text": "x"}', r"c.jsonl:2 has no _id or id or doc_id or docid; a document's id must be a string"),
         ('{"_id": 7, "text": "x"}', r"c.jsonl:2 has the id 7; a document's id must be a string"),
         ('{"_id": "", "text": "x"}', r"c.jsonl:2 has the id ''; a document's id must be a string that is not empty"),
+        ('{"_id": "a", "n": 1e999}', r"c.jsonl:2 is not valid JSON \(1e999 is too large\)"),
+        (
+            '{"_id": "a", "text": "\\ud800"}',
+            r"c.jsonl:2 holds text that is not valid Unicode \(surrogates not allowed\)",
+        ),
         ('{"_id": "a", "text": ["x"]}', r"c.jsonl:2 has list \['x'\] as its text; it must be a string"),
         (b'{"_id": "a", "text": "\xff"}', r"c.jsonl:2 is not valid UTF-8 \(byte 22 of the line\)"),
     ],
@@ -96,7 +101,7 @@ def test_a_bad_record_is_named_with_file_and_line(tmp_path, line, message):
     [
         ("a\tx\nb\n", r"c.tsv:2 has 1 columns, the first line has 2"),
         ("a\tb\tc\td\n", r"c.tsv:1 has 4 columns; without a first line of column names"),
-        ("id\ttext\ttext\na\tx\ty\n", r"c.tsv:1 names a column twice: id, text, text"),
+        ("id\ttext\ttext\na\tx\ty\n", r"c.tsv:1 names a column twice: 'id, text, text'"),
         ("a\tx\n\t\n", r"c.tsv:2 has the id ''"),
     ],
 )
@@ -128,6 +133,11 @@ def test_no_text_file_is_skipped_but_hidden_ones(tmp_path):
     [
         ("c.jsonl.gz", gzip.compress(b'{"_id": "a"}\n' * 999)[:-20], "is not a whole gzip file"),
         ("c.jsonl.gz", b"plain", "is not a whole gzip file"),
+        (
+            "c.tsv.gz",
+            gzip.compress(b"a\tx\n" + bytes(5 << 20)),
+            r"c.tsv.gz:2 unpacks to 4,194,304 bytes or more, from a file of",
+        ),
         ("c.pdf", b"%PDF", "is of no known kind; give a .jsonl or .tsv file"),
         ("a.txt", b"\xff", "a.txt is not valid UTF-8"),
     ],

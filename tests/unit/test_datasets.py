@@ -24,11 +24,18 @@ def test_trec_judgments_are_read_too(tmp_path):
     assert read_qrels(tmp_path / "q.txt") == {"1": {"a": 2, "b": 0}}
 
 
+def test_an_id_between_tabs_may_hold_any_space(tmp_path):
+    (tmp_path / "q.tsv").write_text("q 1\ta\u00a0b\t1\nq 1\t0\tc d\t-1 \n")
+    assert read_qrels(tmp_path / "q.tsv") == {"q 1": {"a\u00a0b": 1, "c d": -1}}
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         ("1\ta\n", r"test.tsv:2 is '1\\ta'; a judgment is"),
         ("1\ta\thigh\n", r"test.tsv:2 is '1\\ta\\thigh'; a judgment is"),
+        ("1\ta\t1_0\n", r"test.tsv:2 is '1\\ta\\t1_0'; a judgment is .* a whole number of at most 9 digits"),
+        ("1\t\t1\n", r"test.tsv:2 is '1\\t\\t1'; a judgment is"),
         ("1\ta\t1\n1\ta\t0\n", r"test.tsv:3 judges document 'a' for query '1' again"),
         ("", "holds no judgments"),
     ],

@@ -40,6 +40,7 @@ def test_a_run_file_keeps_every_score(tmp_path):
     assert [line[3] for line in lines] == ["1", "2", "3"]
 
 
-def test_an_id_with_white_space_cannot_be_written(tmp_path):
-    with pytest.raises(WinnowError, match=r"'1', 'a b' hold white space"):
-        write_run(tmp_path / "r.run", {"1": {"a b": 1.0}}, "mine")
+@pytest.mark.parametrize("doc_id", ["a b", "a\u2003b", "", "\ud800"])
+def test_an_id_that_no_column_can_hold_cannot_be_written(tmp_path, doc_id):
+    with pytest.raises(WinnowError, match=r"the ids '1', '.*' are empty or hold white space or invalid Unicode"):
+        write_run(tmp_path / "r.run", {"1": {doc_id: 1.0}}, "mine")

@@ -12,8 +12,6 @@ from conftest import ROOT
 
 LAYERS = ["kernels", "index", "retrieval", "eval", "winnow"]  # each may import those before it
 SOURCES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
-FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
-FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
 def imported_modules(tree):
@@ -31,22 +29,48 @@ def run_python(code, *, path="", folder=ROOT):
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_one_way_and_nothing_can_execute_data(source):
+def test_imports_go_one_way(source):
     tree = ast.parse(source.read_text())
     layer = LAYERS.index(source.relative_to(ROOT).parts[0])
     for module in imported_modules(tree):
         top = module.split(".")[0]
         assert top not in LAYERS or LAYERS.index(top) <= layer, f"{source} imports {module} against the direction"
-        assert top not in FORBIDDEN_MODULES
+
+
+WRITERS = {"os.replace", "os.rename", "os.fsync", "os.unlink", "os.remove", "os.rmdir", "os.mkdir", "os.makedirs", "os.write",
+           "os.truncate", "os.ftruncate", "os.posix_fallocate", "os.link", "os.symlink", "np.save", "np.savez",
+           "np.lib.format.open_memmap"}  # fmt: skip
+WRITING_METHODS = {"write_text", "write_bytes", "touch", "tofile", "rmtree", "copyfile", "copytree"}
+
+
+def writing_calls(tree):
+    """What opens a file for writing, or changes a folder."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
-            assert name not in FORBIDDEN_CALLS
-            assert name not in ("torch.load", "yaml.load")
-            for keyword in node.keywords:
-                allows = keyword.arg in ("allow_pickle", "trust_remote_code") and ast.unparse(keyword.value) != "False"
-                assert not allows, f"{source} passes {keyword.arg}"
-            assert name != "np.load" or "allow_pickle" in [keyword.arg for keyword in node.keywords]
+        if isinstance(node, ast.Import | ast.ImportFrom) and "shutil" in imported_modules(node):
+            yield "shutil"
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        mode = [*(node.args[1:2] if name == "open" else node.args[:1] if name.endswith(".open") else [])]
+        mode += [keyword.value for keyword in node.keywords if keyword.arg == "mode"]
+        is_for_writing = any(isinstance(each, ast.Constant) and set("wax+") & set(str(each.value)) for each in mode)
+        opens = name == "open" or name.endswith(".open")
+        if name in WRITERS or name.split(".")[-1] in WRITING_METHODS or (opens and is_for_writing):
+            yield name
+
+
+@pytest.mark.parametrize(
+    "source",
+    [path for path in SOURCES if path.relative_to(ROOT).parts[0] in LAYERS[:3] and path.name != "files.py"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_only_one_file_writes_to_the_disk(source):
+    assert list(writing_calls(ast.parse(source.read_text()))) == []
+
+
+def test_the_writing_test_sees_what_writes():
+    code = "import shutil; open(x, 'wb'); open(x, mode='r+'); p.open('a'); os.replace(a, b); p.write_text(''); open(y)"
+    assert list(writing_calls(ast.parse(code))) == ["shutil", "open", "open", "p.open", "os.replace", "p.write_text"]
 
 
 def test_the_direction_test_sees_a_wrong_import():
@@ -162,8 +186,10 @@ def test_the_versions_are_pinned_and_torch_stands_on_the_install_line():
         line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
     }
     assert {"torch", "transformers", "numpy", "numba", "faiss-cpu", "beir", "pytest"} <= pinned
-    (install,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
+    installs = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
+    (install,) = [line for line in installs if "--editable" in line]
     assert "torch==2.13.0" in install
+    assert all("==" in line for line in installs)
     assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
 
 
