@@ -28,11 +28,11 @@ def build(tmp_path, wait_for=None):
 
 def test_a_killed_build_cannot_be_opened_and_can_be_run_again(tmp_path):
     (tmp_path / "c.jsonl").write_text(CORPUS)
-    assert build(tmp_path, tmp_path / "i" / "generation-000001") == -signal.SIGKILL
+    assert build(tmp_path, tmp_path / "i" / "part-000001") == -signal.SIGKILL
     with pytest.raises(IndexFormatError, match="did not finish"):
         Retriever.from_pretrained(tmp_path / "i")
     assert build(tmp_path) == 0
     assert len(Retriever.from_pretrained(tmp_path / "i", verify="full")) == 20_000
     # killed while replacing it, the finished index stays
-    assert build(tmp_path, tmp_path / "i" / "generation-000003") == -signal.SIGKILL
+    assert build(tmp_path, tmp_path / "i" / "part-000003") == -signal.SIGKILL
     assert len(Retriever.from_pretrained(tmp_path / "i", verify="full")) == 20_000
