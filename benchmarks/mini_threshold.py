@@ -19,9 +19,8 @@ import numpy as np
 from eval.datasets import load_dataset
 from eval.measures import measure_run
 from index.inverted import InvertedIndex
-from index.options import InvertedIndexOptions
-from index.vectors import empty_rows
-from kernels.cpu.sparse import SparseRows
+from index.segment import Encoded
+from index.snapshot import Arm
 from retrieval.corpus import read_corpus
 from retrieval.encoders.bm25 import BM25Encoder
 from retrieval.encoders.inference_free import InferenceFreeEncoder, InferenceFreeOptions
@@ -62,31 +61,30 @@ def sampled(ids: list[str]) -> list[str]:
     return [ids[i] for i in np.random.default_rng(SEED).permutation(len(ids))[:QUERIES]]
 
 
-def measured(task: Task, encoder: SparseEncoder, impacts: SparseRows) -> dict[str, float]:
-    index = InvertedIndex.build(impacts, InvertedIndexOptions(encoder.num_terms, "f32"))
-    ids = list(task.documents)
+def measured(task: Task, encoder: SparseEncoder, encoded: Encoded) -> dict[str, float]:
+    index = InvertedIndex.build(encoded.vectors, encoded.options)
+    arm, ids = Arm.alone(index, encoded.statistics, encoded.vocabulary), list(task.documents)
     run = {}
     for query, text in task.queries.items():
-        scores, docs = index.search(*encoder.encode_query(text), k=10)
+        scores, docs = arm.search(encoder.encode_query(text, arm), k=10)
         run[query] = {ids[doc]: score for doc, score in zip(docs.tolist(), scores.tolist(), strict=True)}
     return {**measure_run(task.qrels, run, ["nDCG@10"]), "terms": index.num_postings / len(ids)}
 
 
 def results(task: Task) -> Iterator[dict[str, object]]:
     texts = list(task.documents.values())
-    bm25, counts = BM25Encoder().encode_documents(texts, empty_rows())
-    yield {"task": task.name, "system": "bm25", **measured(task, bm25, bm25.impacts(counts))}
-    lowest = InferenceFreeOptions(threshold=min(THRESHOLDS))
-    encoder, vectors = InferenceFreeEncoder(InferenceFreeEncoder.mini().tokenizer, lowest).encode_documents(
-        texts, empty_rows()
-    )
-    logits = np.expm1(np.expm1(vectors.data)) + lowest.threshold  # undo the encoder's two logs
+    bm25 = BM25Encoder()
+    yield {"task": task.name, "system": "bm25", **measured(task, bm25, bm25.encode_documents(texts))}
+    lowest = InferenceFreeOptions(threshold=min(THRESHOLDS), impacts="f32")
+    encoder = InferenceFreeEncoder(InferenceFreeEncoder.mini().tokenizer, lowest)
+    encoded = encoder.encode_documents(texts)
+    logits = np.expm1(np.expm1(encoded.vectors.data)) + lowest.threshold  # undo the encoder's two logs
     for threshold in THRESHOLDS:
         once = np.log1p(np.maximum(logits - threshold, 0))
         for logs, weights in ((1, once), (2, np.log1p(once))):
-            impacts = vectors._replace(data=weights.astype(np.float32))
+            vectors = encoded.vectors._replace(data=weights.astype(np.float32))
             setting = {"task": task.name, "system": "mini", "threshold": threshold, "logs": logs}
-            yield {**setting, **measured(task, encoder, impacts)}
+            yield {**setting, **measured(task, encoder, encoded._replace(vectors=vectors))}
 
 
 def main() -> None:

@@ -24,7 +24,11 @@ from protocol import Query, save_queries
 from truth import write_truth
 
 from eval.datasets import one_of, read_queries
-from index.vectors import concatenate, empty_rows
+from index.inverted import InvertedIndex
+from index.options import InvertedIndexOptions
+from index.segment import Statistics
+from index.snapshot import Arm
+from index.vectors import concatenate
 from kernels.cpu.sparse import SparseRows
 from retrieval.corpus import lines_of, read_corpus
 from retrieval.encoders.inference_free import InferenceFreeEncoder
@@ -40,20 +44,19 @@ def encode_parts(texts: Iterator[str], total: int, folder: Path) -> list[Path]:
     for part in progress(parts, total=len(parts), doing="Encoding", unit="parts", shown=True):
         batch = list(islice(texts, DOCUMENTS_A_PART))
         if not part.exists():
-            encoder, rows = InferenceFreeEncoder.mini().encode_documents(batch, empty_rows())
+            encoded = InferenceFreeEncoder.mini().encode_documents(batch)
             unfinished = part.with_suffix(".unfinished.npz")
-            np.savez(unfinished, **rows._asdict(), document_frequency=encoder.document_frequency)
+            np.savez(unfinished, **encoded.vectors._asdict(), document_frequency=encoded.statistics.document_frequency)
             unfinished.rename(part)
     return parts
 
 
-def joined(parts: list[Path]) -> tuple[InferenceFreeEncoder, SparseRows]:
-    """The encoder that has seen every document, and all vectors."""
+def joined(parts: list[Path]) -> tuple[SparseRows, Statistics]:
+    """All vectors and the statistics of all documents."""
     files = [np.load(part) for part in parts]
     rows = concatenate([SparseRows(file["indptr"], file["indices"], file["data"]) for file in files])
-    fresh = InferenceFreeEncoder.mini()
     frequency = np.sum([file["document_frequency"] for file in files], axis=0)
-    return InferenceFreeEncoder(fresh.tokenizer, fresh.options, frequency, len(rows.indptr) - 1), rows
+    return rows, Statistics(len(rows.indptr) - 1, 0, frequency)
 
 
 def splade_queries(files: list[Path], vocabulary: dict[str, int]) -> tuple[list[Query], Counter[str]]:
@@ -78,11 +81,13 @@ def main() -> None:
 
     num_docs = sum(1 for _ in read_corpus(arguments.data))
     texts = (document.searched_text for document in read_corpus(arguments.data))
-    encoder, rows = joined(encode_parts(texts, num_docs, arguments.out / "parts"))
+    encoder = InferenceFreeEncoder.mini()
+    rows, statistics = joined(encode_parts(texts, num_docs, arguments.out / "parts"))
     for array, dtype in (("indptr", np.int64), ("indices", np.uint16), ("data", np.float32)):
         np.save(arguments.out / f"docs_{array}.npy", getattr(rows, array).astype(dtype))
     by_id = read_queries(one_of(arguments.data, "queries.jsonl"))
-    save_queries(arguments.out / "queries_if", [encoder.encode_query(text) for text in by_id.values()])
+    arm = Arm.alone(InvertedIndex.build(rows, InvertedIndexOptions(encoder.num_terms)), statistics)
+    save_queries(arguments.out / "queries_if", [encoder.encode_query(text, arm)[0] for text in by_id.values()])
     write_truth(arguments.out, "if")
     counts = {"documents": num_docs, "terms_a_document": len(rows.indices) / num_docs, "queries_if": len(by_id)}
     if arguments.splade_queries:
