@@ -91,7 +91,11 @@ class ArmSegment:
     def merged(cls, parts: Sequence[tuple[ArmSegment, np.ndarray | None, Statistics]], path: Path | None) -> ArmSegment:
         """One of the live documents (bool, None: all) of all parts, whose statistics come with them."""
         indexes, live = [part.index for part, _, _ in parts], [mask for _, mask, _ in parts]
-        vocabularies = [(part.vocabulary, stats.document_frequency > 0) for part, _, stats in parts if part.vocabulary]
+        vocabularies = [
+            (part.vocabulary, statistics.document_frequency > 0)
+            for part, _, statistics in parts
+            if part.vocabulary is not None
+        ]
         vocabulary, terms, num_terms = None, None, indexes[0].options.num_terms
         if len(vocabularies) == len(parts):  # a term that no document holds any more is dropped
             vocabulary, terms = Vocabulary.merged(vocabularies)

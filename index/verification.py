@@ -101,7 +101,7 @@ def damage_of_segment(segment: Segment) -> Iterator[tuple[str, str]]:
 
 def damage_of_arm(arm: ArmSegment) -> str | None:
     """What is wrong with one arm of a segment; None if nothing is."""
-    problem = damage_of(arm.index) or (arm.vocabulary and arm.vocabulary.damage())
+    problem = damage_of(arm.index) or (None if arm.vocabulary is None else arm.vocabulary.damage())
     if problem:
         return problem
     frequency, index = arm.statistics.document_frequency, arm.index

@@ -112,6 +112,8 @@ def check(retriever, model, encoder):
     operations=[("index", [(f"d{n}", "tea milk", n % 2)]) for n in range(9)]
     + [("delete where", 0), ("commit", None), ("merge", None)]
 )
+@example(operations=[("index", [(f"d{n}", "tea" * (n == 2), 0)]) for n in range(5)] + [("merge", None)])  # no terms
+@example(operations=[("index", [(f"d{n}", "", 0)]) for n in range(5)] + [("merge", None)])
 @example(operations=[("index", [("a", "", 0)]), ("delete", ["a"]), ("commit", None), ("index", [("a", "sea", 1)])])
 def test_any_sequence_of_changes_equals_a_fresh_build(name, in_folder, operations):
     encoder, model = ENCODERS[name], Model()
