@@ -208,7 +208,7 @@ class DocumentStore:
 
     def _copy_to(self, target: sqlite3.Connection, first_doc: int, live: np.ndarray | None) -> int:
         """Insert the live documents, numbered from `first_doc`; returns how many."""
-        docs = range(len(self)) if live is None else np.flatnonzero(live).tolist()
+        docs = numbers_of(live, len(self))
         if (
             self._file is None or identity(self._file) != self._identity
         ):  # what is open stays, whatever the name stands for
@@ -281,12 +281,12 @@ class StagedDocuments:
         documents: Iterable[Document],
         *,
         replace: bool = False,
-        refused: Callable[[list[str]], str | None] | None = None,
+        check: Callable[[list[str]], str | None] | None = None,
     ) -> list[str]:
         """Take all documents or none; returns their ids.
 
         replace  a document takes the place of one with its id, and the last number; otherwise a used id is refused
-        refused  told the ids of a page, says why they cannot be added
+        check    sees the ids of each page, and may say why they cannot be added
 
         Raises CorpusError for an id that cannot be added and for what cannot be stored, StorageError without room.
         """
@@ -299,7 +299,7 @@ class StagedDocuments:
                     if replace:
                         self._connection.execute("DELETE FROM documents WHERE doc_id = ?", [document.doc_id])
                     self._insert(document, first_doc)
-                if refused is not None and (reason := refused(ids)) is not None:
+                if check is not None and (reason := check(ids)) is not None:
                     raise CorpusError(reason)
                 added += ids
             return added
@@ -415,6 +415,11 @@ def open_unsynced(name: str) -> sqlite3.Connection:
     if name:
         connection.execute("PRAGMA journal_mode = OFF")
     return connection
+
+
+def numbers_of(live: np.ndarray | None, num_docs: int) -> Sequence[int]:
+    """The documents that a mask (bool) leaves of so many; None: all."""
+    return range(num_docs) if live is None else np.flatnonzero(live).tolist()
 
 
 def identity(file: Path) -> tuple[int, int] | None:

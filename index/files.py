@@ -18,7 +18,6 @@ import numpy as np
 
 from index.errors import StorageError
 
-CHUNK = 16 << 20  # bytes copied at a time
 REMEDIES = {
     errno.EMFILE: "close some files or raise the limit (ulimit -n)",
     errno.ENFILE: "close some files",
@@ -157,13 +156,6 @@ def write_file(path: Path, data: bytes) -> None:
     """A whole file, not yet flushed."""
     with created(path) as descriptor:
         write_all(descriptor, data, path)
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """The bytes of `source` in a file of its own, not yet flushed."""
-    with open(source, "rb", buffering=0) as file, created(target) as descriptor:
-        while chunk := file.read(CHUNK):
-            write_all(descriptor, chunk, target)
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

@@ -30,10 +30,22 @@ class Statistics(NamedTuple):
     length: int  # of these together, in tokens
     document_frequency: np.ndarray  # int32 [terms]
 
-    def less(self, others: Statistics | None) -> Statistics:
+    @classmethod
+    def of_counts(cls, rows: SparseRows, num_terms: int) -> Statistics:
+        """Of documents whose vectors hold term counts: those that have a term count."""
+        frequency = np.bincount(rows.indices, minlength=num_terms).astype(np.int32)
+        return cls(int(np.count_nonzero(np.diff(rows.indptr))), int(rows.data.sum(dtype=np.float64)), frequency)
+
+    def plus(self, others: Statistics) -> Statistics:
+        """With the documents of `others`, of which none is counted yet."""
+        return Statistics(
+            self.documents + others.documents,
+            self.length + others.length,
+            self.document_frequency + others.document_frequency,
+        )
+
+    def less(self, others: Statistics) -> Statistics:
         """Without the documents of `others`."""
-        if others is None:
-            return self
         return Statistics(
             self.documents - others.documents,
             self.length - others.length,

@@ -5,14 +5,15 @@ A snapshot never changes. A commit makes a new one, and whoever holds the old on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from index.documents import Document
+from index.documents import Document, numbers_of
 from index.effort import EXACT, Budget, Effort
 from index.errors import IndexFormatError
 from index.impact_search import NOTHING, Answer
@@ -194,12 +195,12 @@ class Snapshot:
                     found[doc_id] = first_doc + doc
         return found
 
-    def documents(self) -> Iterator[Document]:
-        """All live documents in the order they were added."""
-        for segment, live, _ in self.segments:
-            for doc, document in enumerate(segment.documents):
-                if live.mask is None or live.mask[doc]:
-                    yield document
+    def documents(self, but: Mapping[int, Collection[int]] = MappingProxyType({})) -> Iterator[Document]:
+        """All live documents in the order they were added, without those named: of each segment, its numbers."""
+        for position, (segment, live, _) in enumerate(self.segments):
+            gone = but.get(position, ())
+            numbers = numbers_of(live.mask, segment.num_docs)
+            yield from segment.documents.each([doc for doc in numbers if doc not in gone])
 
     @classmethod
     def read(cls, commit: Commit, known: Snapshot | None = None) -> Snapshot:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from index.documents import numbers_of
 from index.errors import IndexFormatError
 from index.inverted import KIND as INVERTED_INDEX
 from index.inverted import ROWS_A_BATCH, InvertedIndex
@@ -81,8 +82,7 @@ def damage_of_snapshot(snapshot: Snapshot) -> Iterator[Damage]:
             yield from (Damage(deletes.name, file, message) for file, message in found)
         if any(file == "documents.sqlite" for file, _ in problems):
             continue
-        docs = range(segment.num_docs) if live.mask is None else np.flatnonzero(live.mask).tolist()
-        ids = segment.documents.ids(docs)
+        ids = segment.documents.ids(numbers_of(live.mask, segment.num_docs))
         if len(set(ids)) < len(ids) or not seen.isdisjoint(ids):
             yield Damage(name, "documents.sqlite", "an id belongs to two documents")
         seen.update(ids)
@@ -140,14 +140,12 @@ def damage_of_live(
 
 
 def counted(index: InvertedIndex, docs: np.ndarray) -> Statistics:
-    """The statistics of some documents (int64) of an index that holds counts: those that have a term count."""
-    documents, length, frequency = 0, 0, np.zeros(index.options.num_terms, np.int32)
+    """The statistics of some documents (int64) of an index that holds counts."""
+    total = Statistics(0, 0, np.zeros(index.options.num_terms, np.int32))
     for first in range(0, len(docs), ROWS_A_BATCH):
         rows = index.stored_rows(docs[first : first + ROWS_A_BATCH])
-        documents += int(np.count_nonzero(np.diff(rows.indptr)))
-        length += int(rows.data.sum(dtype=np.float64))
-        frequency += np.bincount(rows.indices, minlength=len(frequency)).astype(np.int32)
-    return Statistics(documents, length, frequency)
+        total = total.plus(Statistics.of_counts(rows, index.options.num_terms))
+    return total
 
 
 def are_same(one: Statistics, other: Statistics) -> bool:

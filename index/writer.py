@@ -80,21 +80,21 @@ class Writer:
     def add(self, documents: Iterable[Document]) -> int:
         """Stage new documents, all or none; returns how many. Raises CorpusError for an id that is in use."""
 
-        def refused(ids: list[str]) -> str | None:
+        def check(ids: list[str]) -> str | None:
             known = self._live(ids)
             used = next((doc_id for doc_id in ids if doc_id in known), None)
             return used and f"the id {used!r:.60} is in the index already; give each document its own id, or upsert it."
 
-        return len(self._staged.add(documents, refused=refused))
+        return len(self._staged.add(documents, check=check))
 
     def upsert(self, documents: Iterable[Document]) -> int:
         """Stage documents that take the place of those with their ids, all or none; returns how many are new or changed."""
         replaced: dict[str, int] = {}
 
-        def watch(page: list[str]) -> None:
+        def look_up(page: list[str]) -> None:
             replaced.update(self._live(page))
 
-        staged = self._staged.add(documents, replace=True, refused=watch)
+        staged = self._staged.add(documents, replace=True, check=look_up)
         self._delete(replaced.values())
         return len(set(staged))
 
@@ -106,11 +106,7 @@ class Writer:
 
     def documents(self) -> Iterator[Document]:
         """All documents as a commit would leave them, in the order added."""
-        for position, (segment, live, _) in enumerate(self.snapshot.segments):
-            gone = self._deleted.get(position, set())
-            for doc, document in enumerate(segment.documents):
-                if (live.mask is None or live.mask[doc]) and doc not in gone:
-                    yield document
+        yield from self.snapshot.documents(but=self._deleted)
         yield from self._staged
 
     def _live(self, doc_ids: Sequence[str]) -> dict[str, int]:

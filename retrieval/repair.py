@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from index.documents import Document, DocumentStore, StagedDocuments
+from index.documents import Document, DocumentStore, StagedDocuments, numbers_of
 from index.errors import IndexFormatError, WinnowError
 from index.folder_writer import FolderWriter
 from index.inverted import KIND as INVERTED_INDEX
@@ -239,8 +239,3 @@ def kept(
 def live_ids(one: LiveSegment) -> Iterator[str]:
     """The ids of the documents that are left of a segment."""
     return iter(one.segment.documents.ids(numbers_of(one.live.mask, one.segment.num_docs)))
-
-
-def numbers_of(mask: np.ndarray | None, num_docs: int) -> list[int]:
-    """The documents that a mask leaves; None: all."""
-    return list(range(num_docs)) if mask is None else np.flatnonzero(mask).tolist()

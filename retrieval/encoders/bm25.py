@@ -70,10 +70,7 @@ class BM25Encoder:
         return Encoded(vectors, options, self.statistics([], vectors, len(first_seen)), Vocabulary.build(first_seen))
 
     def statistics(self, texts: Iterable[str], vectors: SparseRows, num_terms: int) -> Statistics:
-        frequency = np.bincount(vectors.indices, minlength=num_terms).astype(np.int32)
-        return Statistics(
-            int(np.count_nonzero(np.diff(vectors.indptr))), int(vectors.data.sum(dtype=np.float64)), frequency
-        )
+        return Statistics.of_counts(vectors, num_terms)
 
     def encode_query(self, text: str, arm: Arm) -> list[SparseQuery]:
         counts = Counter(analyze(text))

@@ -80,7 +80,7 @@ def test_removed_documents_leave_no_hole_in_what_is_sealed(staged):
 
 def test_a_reason_against_a_page_is_an_error_and_nothing_of_the_batch_stays(staged):
     with pytest.raises(CorpusError, match="no e, please"):
-        staged.add(map(Document, "de"), refused=lambda ids: "no e, please" if "e" in ids else None)
+        staged.add(map(Document, "de"), check=lambda ids: "no e, please" if "e" in ids else None)
     assert list(staged) == DOCUMENTS
 
 

@@ -900,10 +900,3 @@ def test_the_manifest_is_what_the_format_says(tmp_path):
             "sha256": hashlib.sha256(content).hexdigest(),
         }
     assert (tmp_path / "i" / "winnow.json.copy").read_bytes() == raw
-
-
-def test_a_copied_file_has_the_bytes_of_its_source(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "CHUNK", 7)
-    (tmp_path / "a").write_bytes(bytes(range(100)))
-    files.copy_file(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "b").read_bytes() == bytes(range(100))
