@@ -47,8 +47,8 @@ class GivenVectors:
     options: InvertedIndexOptions
     next_doc: int = 0
 
-    def encode_documents(self, texts: Iterable[str]) -> Encoded:
-        count = sum(1 for _ in texts)
+    def encode_documents(self, documents: Iterable[Document]) -> Encoded:
+        count = sum(1 for _ in documents)
         first, past = self.next_doc, self.next_doc + count
         self.next_doc = past
         entries = slice(int(self.rows.indptr[first]), int(self.rows.indptr[past]))
@@ -59,7 +59,7 @@ class GivenVectors:
         )
         return Encoded(vectors, self.options, self.statistics([], vectors, NUM_TERMS))
 
-    def statistics(self, texts: Iterable[str], vectors: SparseRows, num_terms: int) -> Statistics:
+    def statistics(self, documents: Iterable[Document], vectors: SparseRows, num_terms: int) -> Statistics:
         frequency = np.bincount(vectors.indices, minlength=num_terms).astype(np.int32)
         return Statistics(len(vectors.indptr) - 1, 0, frequency)
 

@@ -11,9 +11,9 @@ import os
 import sqlite3
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -35,6 +35,10 @@ IDS = "CREATE UNIQUE INDEX ids ON documents (doc_id)"
 INSERT = "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)"
 CONTENT = "doc_id, title, text, fields, checksum"
 SELECT = f"SELECT doc, {CONTENT} FROM documents"
+# staged documents also have the vectors that came with them, NULL for none; no segment stores them a second time
+STAGED_SCHEMA = SCHEMA.replace("checksum INTEGER NOT NULL", "checksum INTEGER NOT NULL, vector TEXT")
+STAGED_INSERT = "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)"
+STAGED_SELECT = f"SELECT doc, {CONTENT}, vector FROM documents"
 Found = TypeVar("Found")
 MOST_NESTED = 100  # lists and dictionaries in fields: what is stored must be readable however deep in a program
 PAGE = 500  # documents in memory at a time, and most variables of one SQL statement
@@ -42,12 +46,17 @@ PAGE = 500  # documents in memory at a time, and most variables of one SQL state
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a user stores and gets back; `fields` is anything JSON can hold."""
+    """What a user stores and gets back; `fields` is anything JSON can hold.
+
+    `vector` holds weights by term that come with the document. It goes into the index and not among what is stored, so a
+    document read back has none; documents are equal when what is stored of them is, and are shown without it.
+    """
 
     doc_id: str
     title: str = ""
     text: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
+    vector: Mapping[str, float] | None = field(default=None, compare=False, repr=False)
 
     @property
     def searched_text(self) -> str:
@@ -269,7 +278,7 @@ class StagedDocuments:
         with storing():
             self._connection = open_unsynced("")
             weakref.finalize(self, self._connection.close)
-            self._connection.execute(SCHEMA)
+            self._connection.execute(STAGED_SCHEMA)
             self._connection.execute(IDS)
         self._next_doc = 0
 
@@ -314,9 +323,11 @@ class StagedDocuments:
             ]
 
     def __iter__(self) -> Iterator[Document]:
-        """All in the order added."""
-        for page in self._pages():
-            yield from map(as_document, page)
+        """All in the order added, with the vectors that came with them."""
+        for page in self._pages(STAGED_SELECT):
+            for *stored, vector in page:
+                document = as_document(tuple(stored))
+                yield document if vector is None else replace(document, vector=json.loads(vector))
 
     def sealed(self, path: Path | None) -> DocumentStore:
         """What is staged as a store, numbered from 0; these stay as they are.
@@ -326,15 +337,15 @@ class StagedDocuments:
 
         def fill(target: sqlite3.Connection) -> None:
             doc = 0
-            for page in self._pages():
+            for page in self._pages(SELECT):
                 target.executemany(INSERT, ((doc + i, *row[1:]) for i, row in enumerate(page)))
                 doc += len(page)
 
         return DocumentStore._made(fill, path)
 
-    def _pages(self) -> Iterator[list[tuple[Any, ...]]]:
+    def _pages(self, select: str) -> Iterator[list[tuple[Any, ...]]]:
         doc = -1
-        while page := self._rows(f"{SELECT} WHERE doc > ? ORDER BY doc LIMIT {PAGE}", [doc]):
+        while page := self._rows(f"{select} WHERE doc > ? ORDER BY doc LIMIT {PAGE}", [doc]):
             yield page
             doc = page[-1][0]
 
@@ -369,7 +380,8 @@ class StagedDocuments:
             if fields.count("[") + fields.count("{") > MOST_NESTED and is_nested(document.fields, MOST_NESTED):
                 raise ValueError(f"it is nested more than {MOST_NESTED} deep")
             content = document.doc_id, document.title, document.text, fields
-            self._connection.execute(INSERT, (doc, *content, checksum(*content)))
+            vector = None if document.vector is None else json.dumps(dict(document.vector), allow_nan=False)
+            self._connection.execute(STAGED_INSERT, (doc, *content, checksum(*content), vector))
         except sqlite3.IntegrityError as error:
             (first,) = self._connection.execute(
                 "SELECT doc FROM documents WHERE doc_id = ?", [document.doc_id]
@@ -385,7 +397,7 @@ class StagedDocuments:
             ) from error
         except (TypeError, ValueError, RecursionError) as error:
             raise CorpusError(
-                f"document {document.doc_id!r:.60} has a field that JSON cannot hold ({error}); keep fields to JSON's types."
+                f"document {document.doc_id!r:.60} has a field or vector that JSON cannot hold ({error}); keep them to JSON's types."
             ) from error
         self._next_doc += 1
 

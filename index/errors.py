@@ -6,8 +6,10 @@ import functools
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
+from warnings import formatwarning
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -41,6 +43,10 @@ class ModelError(WinnowError):
     """A model is unknown, cannot be had here, or is not the one an index was built with."""
 
 
+class WinnowWarning(UserWarning):
+    """Something that a person should know, in one sentence; the work goes on."""
+
+
 def interruptible(function: Callable[Given, Answer]) -> Callable[Given, Answer]:
     """The function, with Ctrl-C while compiled code hands over its result told as KeyboardInterrupt, not as SystemError."""
 
@@ -61,6 +67,9 @@ def interruptible(function: Callable[Given, Answer]) -> Callable[Given, Answer]:
 
 def run_command(call: Callable[[], int], *, program: str, debug: bool) -> int:
     """The exit status of a command: errors end as one sentence on standard error, with a traceback only in debug."""
+    warnings.formatwarning = lambda message, category, *where: (
+        f"{program}: {message}\n" if issubclass(category, WinnowWarning) else formatwarning(message, category, *where)
+    )
     try:
         status = call()
         sys.stdout.flush()

@@ -28,7 +28,7 @@ from index.calibration import (
 from index.errors import IndexFormatError, InvalidVectorsError, interruptible
 from index.folder_writer import FolderWriter
 from index.impact_search import MOST_TERMS, ImpactSearch, checked_mean, no_floors
-from index.inverted_files import describe_parts, named_arrays, read_parts, write_parts
+from index.inverted_files import describe_parts, named_arrays, read_parts, read_rows, write_parts
 from index.manifest import Verify
 from index.merging import stored_together
 from index.options import LEVELS, InvertedIndexOptions
@@ -288,6 +288,11 @@ class InvertedIndex(ImpactSearch):
         calibration = Calibration.from_json(description["calibration"])
         second_tier = SecondTier.read(path, description["second_tier"], description["documents"], options.num_terms)
         return cls(parts, options, calibration, second_tier)
+
+    @classmethod
+    def read_rows(cls, path: Path, description: dict[str, Any]) -> InvertedIndex:
+        """The same where other files than the forward index may be damaged: only for `stored_rows`, and to be merged."""
+        return cls(*read_rows(path, description))
 
     @classmethod
     def _read_commit(cls, commit: Commit) -> InvertedIndex:

@@ -17,6 +17,10 @@ from index.storage import open_array
 from kernels.cpu.forward_rows import ForwardRows
 from kernels.cpu.impact_tiers import TIERS, ImpactTiers
 
+NO_LISTS = ImpactTiers(
+    np.empty(0, np.int64), np.empty(0, np.uint16), np.empty(0, np.uint8), np.empty(0, np.float32), np.empty(0, np.int64),
+    NO_GROWTH,
+)  # fmt: skip
 FOLLOWS = ("growth", "saturation")  # from the options and the mean length: no files
 
 
@@ -48,34 +52,37 @@ def describe_parts(parts: Parts, options: InvertedIndexOptions) -> dict[str, Any
 
 def read_parts(path: Path, description: dict[str, Any]) -> tuple[Parts, InvertedIndexOptions]:
     """Map what `write_parts` wrote; IndexFormatError if an array is not of the type and length described."""
+    parts, options = read_rows(path, description)
+    num_postings, num_terms = description["postings"], options.num_terms
+    num_windows = count_windows(description["documents"])
+    tiers = ImpactTiers(
+        open_array(path / "tiers.starts.npy", "int64", num_windows * num_terms * TIERS + 1),
+        open_array(path / "tiers.docs.npy", "uint16", num_postings),
+        open_array(path / "tiers.codes.npy", "uint8", (num_postings + 1) // 2),
+        open_array(path / "tiers.edges.npy", "float32", num_terms * (TIERS + 1)),
+        open_array(path / "tiers.counts.npy", "int64", num_terms * TIERS),
+        NO_GROWTH,
+    )
+    return parts._replace(tiers=tiers), options
+
+
+def read_rows(path: Path, description: dict[str, Any]) -> tuple[Parts, InvertedIndexOptions]:
+    """The same with the forward index alone, and no inverted lists."""
     options = InvertedIndexOptions(**description["options"])
-    num_docs, num_postings, num_terms = description["documents"], description["postings"], options.num_terms
-    num_windows = count_windows(num_docs)
+    num_docs, num_postings = description["documents"], description["postings"]
     mean_length = description["mean_length"] or 0.0
     if description["levels"] not in DTYPES[options.impacts]:
         raise IndexFormatError(
             f"the levels of {path} are {description['levels']!r}; {options.impacts} impacts need "
             f"{' or '.join(DTYPES[options.impacts])}, so build the index again."
         )
-
-    def array(name: str, dtype: str, length: int) -> np.ndarray:
-        return open_array(path / f"{name}.npy", dtype, length)
-
-    tiers = ImpactTiers(
-        array("tiers.starts", "int64", num_windows * num_terms * TIERS + 1),
-        array("tiers.docs", "uint16", num_postings),
-        array("tiers.codes", "uint8", (num_postings + 1) // 2),
-        array("tiers.edges", "float32", num_terms * (TIERS + 1)),
-        array("tiers.counts", "int64", num_terms * TIERS),
-        NO_GROWTH,
-    )
     forward = ForwardRows(
-        array("forward.starts", "int64", num_docs + 1),
-        array("forward.low", f"uint{description['low_bits']}", num_postings),
-        array("forward.high", "uint64", description["high_words"]),
-        array("forward.high_starts", "int64", num_windows + 1),
-        array("forward.levels", description["levels"], num_postings),
-        array("forward.scales", "float32", num_docs),
+        open_array(path / "forward.starts.npy", "int64", num_docs + 1),
+        open_array(path / "forward.low.npy", f"uint{description['low_bits']}", num_postings),
+        open_array(path / "forward.high.npy", "uint64", description["high_words"]),
+        open_array(path / "forward.high_starts.npy", "int64", count_windows(num_docs) + 1),
+        open_array(path / "forward.levels.npy", description["levels"], num_postings),
+        open_array(path / "forward.scales.npy", "float32", num_docs),
         options.saturation(mean_length),
     )
-    return Parts(tiers, forward, mean_length), options
+    return Parts(NO_LISTS, forward, mean_length), options

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from index.documents import DocumentStore, StagedDocuments
+from index.documents import Document, DocumentStore, StagedDocuments
 from index.errors import IndexFormatError
 from index.files import make_folder, save_array
 from index.inverted import InvertedIndex
@@ -71,16 +71,17 @@ class Encoded(NamedTuple):
     options: InvertedIndexOptions
     statistics: Statistics
     vocabulary: Vocabulary | None = None  # None: the encoder numbers terms alike in every segment
+    given: bool = False  # some of the vectors came with their documents: no encoder can make them again
 
 
 class DocumentEncoder(Protocol):
     """What a collection asks of the encoder of an arm."""
 
-    def encode_documents(self, texts: Iterable[str]) -> Encoded:
-        """A vector for each text, and the statistics of them all."""
+    def encode_documents(self, documents: Iterable[Document]) -> Encoded:
+        """A vector for each document, and the statistics of them all."""
         ...
 
-    def statistics(self, texts: Iterable[str], vectors: SparseRows, num_terms: int) -> Statistics:
+    def statistics(self, documents: Iterable[Document], vectors: SparseRows, num_terms: int) -> Statistics:
         """The statistics of some documents of a segment of so many terms; `vectors` are as it stores them."""
         ...
 
@@ -92,12 +93,13 @@ class ArmSegment:
     index: InvertedIndex
     statistics: Statistics
     vocabulary: Vocabulary | None
+    given: bool = False  # some of the vectors came with their documents
 
     @classmethod
     def build(cls, encoded: Encoded, path: Path | None) -> ArmSegment:
         """Index what an encoder made; into `path` if given."""
         index = InvertedIndex.build_into(path, encoded.vectors, encoded.options)
-        return cls(index, encoded.statistics, encoded.vocabulary)
+        return cls(index, encoded.statistics, encoded.vocabulary, encoded.given)
 
     @classmethod
     def merged(cls, parts: Sequence[tuple[ArmSegment, np.ndarray | None, Statistics]], path: Path | None) -> ArmSegment:
@@ -118,7 +120,8 @@ class ArmSegment:
             own = np.flatnonzero(statistics.document_frequency)
             frequency[own if terms is None else terms[i][own]] += statistics.document_frequency[own]
         documents, length = (sum(getattr(stats, name) for _, _, stats in parts) for name in ("documents", "length"))
-        return cls(index, Statistics(documents, length, frequency), vocabulary)
+        given = any(part.given for part, _, _ in parts)
+        return cls(index, Statistics(documents, length, frequency), vocabulary, given)
 
     def describe(self, path: Path) -> dict[str, Any]:
         """Write all but the index into `path`; returns the description that `read` needs."""
@@ -126,6 +129,7 @@ class ArmSegment:
             "index": self.index.description(),
             "statistics": self.statistics.write(path),
             "vocabulary": None if self.vocabulary is None else self.vocabulary.write(path),
+            **({"given": True} if self.given else {}),
         }
 
     @classmethod
@@ -145,7 +149,7 @@ class ArmSegment:
             raise IndexFormatError(
                 f"{path} has statistics of {len(statistics.document_frequency)} terms, not {num_terms}."
             )
-        return cls(index, statistics, vocabulary)
+        return cls(index, statistics, vocabulary, description.get("given", False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +170,18 @@ class Segment:
         staged: StagedDocuments,
         encoders: Mapping[str, DocumentEncoder],
         part: Part | None,
-        watch: Callable[[Iterable[str]], Iterable[str]] = iter,
+        watch: Callable[[Iterable[Document]], Iterable[Document]] = iter,
     ) -> Segment:
-        """Encode and index the staged documents; into `part` if given. `watch` sees each text go by."""
+        """Encode and index the staged documents; into `part` if given. `watch` sees each document go by."""
         arms = {}
         for name, encoder in encoders.items():
-            encoded = encoder.encode_documents(watch(document.searched_text for document in staged))
+            encoded = encoder.encode_documents(watch(staged))
             arms[name] = ArmSegment.build(encoded, folder_of(name, part))
+        return cls.of(staged, arms, part)
+
+    @classmethod
+    def of(cls, staged: StagedDocuments, arms: Mapping[str, ArmSegment], part: Part | None) -> Segment:
+        """Staged documents with arms that index them, row by row; these were built into `part` if given."""
         return cls(staged.sealed(None if part is None else part.path), arms)._stored(part)
 
     @classmethod
@@ -235,9 +244,9 @@ class Live(NamedTuple):
         mask[docs] = False
         statistics = {}
         for name, arm in segment.arms.items():
-            texts = (document.searched_text for document in segment.documents.each(docs.tolist()))
+            documents = segment.documents.each(docs.tolist())
             rows = arm.index.stored_rows(docs)
-            gone = encoders[name].statistics(texts, rows, arm.index.options.num_terms)
+            gone = encoders[name].statistics(documents, rows, arm.index.options.num_terms)
             statistics[name] = self.statistics[name].less(gone)
         return Live(read_only(mask), int(np.count_nonzero(mask)), statistics)
 

@@ -281,7 +281,7 @@ def open_array(path: Path, dtype: str, length: int) -> np.ndarray:
     except Exception as error:  # a damaged header makes numpy raise what its tokenizer raises
         raise IndexFormatError(f"{path} cannot be read as an array ({error!r:.80}); build the index again.") from error
     raise IndexFormatError(
-        f"{path} holds {found!s:.60} {shape!s:.60}, its index needs {dtype} ({length},); build the index again."
+        f"{path} holds {found!s:.60} {shape!s:.60}, its index needs {dtype} ({length!r:.40},); build the index again."
     )
 
 

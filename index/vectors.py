@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from index.errors import InvalidVectorsError
+from index.errors import InvalidVectorsError, WinnowError
 from kernels.cpu.quantise import LARGEST_COUNT
 from kernels.cpu.sparse import SparseRows
 
 MAX_DOCUMENTS = 2**31 - 1
+LARGEST_WEIGHT = float(np.finfo(np.float32).max)
 
 
 class SparseQuery(NamedTuple):
@@ -161,6 +162,34 @@ def check_weights(terms: np.ndarray, weights: np.ndarray) -> None:
             f"weight {weights[bad[0]]} of term {terms[bad[0]]} cannot be scored; weights must be finite float32 numbers, "
             "0 or greater."
         )
+
+
+def checked_weights(weights: Any, where: str, error: type[WinnowError] = InvalidVectorsError) -> dict[str, float]:
+    """A vector by its terms, its weights float32 numbers; a weight of 0, or too small for float32, is left out.
+
+    Raises `error`, beginning with `where`, for what is no mapping of Unicode strings to finite numbers of 0 or greater.
+    """
+    if not isinstance(weights, Mapping):
+        raise error(
+            f"{where} has {type(weights).__name__} {weights!r:.60} as its vector; it must map terms to weights."
+        )
+    for term, weight in weights.items():
+        if not isinstance(term, str):
+            raise error(f"{where} has the term {term!r:.60} in its vector; a term must be a string.")
+        is_number = isinstance(weight, int | float | np.integer | np.floating) and not isinstance(weight, bool)
+        if not is_number or not 0 <= weight <= LARGEST_WEIGHT:
+            raise error(
+                f"{where} has the weight {weight!r:.60} of the term {term!r:.60}; a weight must be a finite float32 number, "
+                "0 or greater."
+            )
+    try:
+        "".join(weights).encode()
+    except UnicodeEncodeError as unicode_error:
+        raise error(
+            f"{where} has a term that is not valid Unicode ({unicode_error.reason}); repair its source."
+        ) from unicode_error
+    rounded = np.fromiter(weights.values(), np.float32, len(weights)).tolist()
+    return {term: weight for term, weight in zip(weights, rounded, strict=True) if weight > 0}
 
 
 def check_counts(terms: np.ndarray, counts: np.ndarray) -> None:

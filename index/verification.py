@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from index.documents import numbers_of
+from index.encoded_vectors import KIND as ENCODED_VECTORS
+from index.encoded_vectors import damage_of_parts
 from index.errors import IndexFormatError
 from index.inverted import KIND as INVERTED_INDEX
 from index.inverted import ROWS_A_BATCH, InvertedIndex
@@ -47,6 +49,8 @@ def find_damage(folder: str | Path, verify: Verify = "full") -> list[Damage]:
             index = InvertedIndex.open(folder)
             problem = damage_of(index) if verify == "full" else None
             return [Damage(None, "", problem)] if problem else []
+        if read_manifest(Path(folder)).kind == ENCODED_VECTORS:
+            return list(damage_of_parts(folder)) if verify == "full" else []
         snapshot = read_current(folder, read_manifest(Path(folder)).kind, Snapshot.read)
         return list(damage_of_snapshot(snapshot)) if verify == "full" else []
     except IndexFormatError as error:

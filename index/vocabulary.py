@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,10 @@ class Vocabulary:
     def __getitem__(self, number: int) -> str:
         return self.text[self.starts[number] : self.starts[number + 1]].tobytes().decode(errors="replace")
 
+    def __iter__(self) -> Iterator[str]:
+        """All terms by number. Raises UnicodeDecodeError where the files are damaged."""
+        return (string.decode() for string in self._strings(np.arange(len(self))))
+
     def find(self, terms: Sequence[str]) -> np.ndarray:
         """int32 [len(terms)]: their numbers, -1 for those that are not here."""
         found = np.empty(len(terms), np.int32)
@@ -83,6 +87,10 @@ class Vocabulary:
         strings = self._strings(np.arange(len(self)))
         if any(before >= after for before, after in pairwise(strings)):
             return "its terms do not ascend"
+        try:
+            list(self)
+        except UnicodeDecodeError as error:
+            return f"it has a term that is not UTF-8 ({error.reason})"
         return None
 
     def _strings(self, numbers: np.ndarray) -> list[bytes]:

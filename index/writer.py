@@ -20,7 +20,7 @@ from index.segment import DocumentEncoder, Live, Segment
 from index.snapshot import LiveSegment, Snapshot
 from index.storage import Part
 
-Watch = Callable[[Iterable[str]], Iterable[str]]
+Watch = Callable[[Iterable[Document]], Iterable[Document]]
 
 
 class Changes(NamedTuple):
@@ -125,7 +125,7 @@ class Writer:
     def commit(self, watch: Watch = iter) -> Snapshot:
         """Make all that is staged visible and, in a folder, durable; it stays staged if that fails.
 
-        watch  sees each text that is encoded
+        watch  sees each document that is encoded
         """
         with self._new_parts() as parts:
             segments = [self._after_deletes(position, parts) for position in range(len(self.snapshot.segments))]

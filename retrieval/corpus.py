@@ -17,6 +17,7 @@ from typing import Any
 from index.documents import Document
 from index.errors import CorpusError
 from index.manifest import finite, not_json
+from index.vectors import checked_weights
 
 LONGEST_UNPACKED = 4 << 20  # bytes of a line of a small .gz file; a thousand times its size can be packed into one
 TIMES_PACKED = 20  # the same of a larger one, in sizes of the file; text packs to a third or a tenth
@@ -31,6 +32,7 @@ class FieldNames:
     id: tuple[str, ...] = ("_id", "id", "doc_id", "docid")
     title: tuple[str, ...] = ("title",)
     text: tuple[str, ...] = ("text", "contents")
+    vector: tuple[str, ...] = ()  # a mapping of terms to weights, which is indexed and not stored
 
     @classmethod
     def of(cls, id: str | None = None, title: str | None = None, text: str | None = None) -> FieldNames:
@@ -63,7 +65,10 @@ def read_corpus(corpus: Corpus, names: FieldNames | None = None) -> Iterator[Doc
             if isinstance(record, Document):
                 given = {"_id": record.doc_id, "title": record.title, "text": record.text}
                 checked = as_document(given, f"document {number}", FieldNames())
-                yield replace(checked, fields=record.fields)
+                vector = record.vector
+                if vector is not None:
+                    vector = checked_weights(vector, f"document {number}", CorpusError)
+                yield replace(checked, fields=record.fields, vector=vector)
             else:
                 yield as_document(record, f"document {number}", names)
 
@@ -123,12 +128,17 @@ def text_files(folder: Path) -> Iterator[Path]:
 
 def read_jsonl(path: Path, names: FieldNames) -> Iterator[Document]:
     """One JSON object a line."""
+    for where, record in records_of(path):
+        yield as_document(record, where, names)
+
+
+def records_of(path: Path) -> Iterator[tuple[str, Any]]:
+    """(file:line, what JSON it holds) of each line that is not blank."""
     for where, line in lines_of(path):
         try:
-            record = json.loads(line, parse_constant=not_json, parse_float=finite)
+            yield where, json.loads(line, parse_constant=not_json, parse_float=finite)
         except (ValueError, RecursionError) as error:
             raise CorpusError(f"{where} is not valid JSON ({error}); each line must hold one JSON object.") from error
-        yield as_document(record, where, names)
 
 
 def read_tsv(path: Path, names: FieldNames) -> Iterator[Document]:
@@ -151,7 +161,7 @@ def tsv_columns(first_line: list[str], where: str, names: FieldNames) -> list[st
         if len(set(first_line)) < len(first_line):
             raise CorpusError(f"{where} names a column twice: {', '.join(first_line)!r:.80}; give each its own name.")
         return first_line
-    if names != FieldNames():
+    if replace(names, vector=()) != FieldNames():
         raise CorpusError(
             f"{where} has the columns {', '.join(first_line)!r:.80}, which lack {names.id[0]!r} or {names.text[0]!r}; "
             "name columns that are there."
@@ -203,19 +213,25 @@ def as_document(record: Any, where: str, names: FieldNames) -> Document:
         raise CorpusError(
             f"{where} holds {type(record).__name__} {record!r:.60}; a document must be an object of fields."
         )
-    used = [first_present(record, role) for role in (names.id, names.title, names.text)]
+    used = [
+        first_present(record, role)
+        for role in (names.id, names.title, names.text, *([names.vector] if names.vector else []))
+    ]
     doc_id = record.get(used[0])
     if not isinstance(doc_id, str) or not doc_id:
         given = f"has the id {doc_id!r:.60}" if doc_id is not None else f"has no {' or '.join(names.id)}"
         raise CorpusError(f"{where} {given}; a document's id must be a string that is not empty.")
-    title, text = (text_of(record, name, where) for name in used[1:])
+    title, text = (text_of(record, name, where) for name in used[1:3])
     try:
         f"{doc_id}{title}{text}".encode()
     except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair
         raise CorpusError(
             f"{where} holds text that is not valid Unicode ({error.reason}); repair its source."
         ) from error
-    return Document(doc_id, title, text, {name: value for name, value in record.items() if name not in used})
+    vector = record.get(used[3]) if names.vector else None
+    if vector is not None:
+        vector = checked_weights(vector, where, CorpusError)
+    return Document(doc_id, title, text, {name: value for name, value in record.items() if name not in used}, vector)
 
 
 def first_present(record: Mapping[str, Any], role: tuple[str, ...]) -> str:

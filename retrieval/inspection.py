@@ -7,11 +7,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from index.encoded_vectors import KIND as ENCODED_VECTORS
+from index.encoded_vectors import parts_of, read_model_part
 from index.errors import IndexFormatError
 from index.manifest import VERSION, read_manifest
 from index.snapshot import LiveSegment, Snapshot
 from index.storage import Part, read_current
-from retrieval.retriever import KIND
+from retrieval.opened import KIND
+from retrieval.vector_files import is_encoded
 
 # the beginning of a file's name -> what it belongs to
 KINDS_OF_BYTES = {
@@ -26,7 +29,9 @@ KINDS_OF_BYTES = {
 
 
 def describe(folder: str | Path) -> dict[str, Any]:
-    """Documents, segments, bytes, model and versions of a saved retriever. Raises IndexFormatError."""
+    """Documents, segments, bytes, model and versions of a saved retriever, or of a folder of vectors. Raises IndexFormatError."""
+    if is_encoded(Path(folder)):
+        return describe_encoded(folder)
     snapshot = read_current(folder, KIND, Snapshot.read)
     if snapshot.model is None:
         raise IndexFormatError(f"{folder} names no model; `winnow verify` says more.")
@@ -41,6 +46,39 @@ def describe(folder: str | Path) -> dict[str, Any]:
         "bytes": {**bytes_of(snapshot), "manifest": len(read_manifest(Path(folder)).as_bytes())},
         "format_version": VERSION,
         "winnow": installed_version(),
+    }
+
+
+def describe_encoded(folder: str | Path) -> dict[str, Any]:
+    """The same of a folder that `winnow encode` wrote, with its parts in the place of segments."""
+    model = read_model_part(folder)
+    described = read_current(folder, ENCODED_VECTORS, lambda commit: list(map(describe_part, parts_of(commit))))
+    return {
+        "folder": str(folder),
+        "kind": ENCODED_VECTORS,
+        "model": model.contents["model"],
+        "encoder": model.contents["encoder"],
+        "commit": read_manifest(Path(folder)).commit,
+        "documents": sum(one["documents"] for one in described),
+        "parts": described,
+        "bytes": {
+            "vectors": sum(one["bytes"] for one in described),
+            "model and descriptions": sum(size for _, size in files_of(model)),
+            "manifest": len(read_manifest(Path(folder)).as_bytes()),
+        },
+        "format_version": VERSION,
+        "winnow": installed_version(),
+    }
+
+
+def describe_part(part: Part) -> dict[str, Any]:
+    """The size of one part of a folder of vectors."""
+    return {
+        "part": part.name,
+        "documents": part.contents["documents"],
+        "postings": part.contents["postings"],
+        "terms": part.contents["vocabulary"]["terms"],
+        "bytes": sum(size for _, size in files_of(part)),
     }
 
 

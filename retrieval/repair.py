@@ -1,28 +1,35 @@
-"""Save what is sound of a damaged index: sound segments as they are, others built again from their sound documents."""
+"""Save what is sound of a damaged index: sound segments as they are, others built again from their sound documents.
+
+Vectors that came with their documents no encoder can make again: they are kept where their rows are sound, and otherwise lost.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from index.documents import Document, DocumentStore, StagedDocuments, numbers_of
+from index.encoded_vectors import KIND as ENCODED_VECTORS
+from index.encoded_vectors import EncodedPart
 from index.errors import IndexFormatError, WinnowError
 from index.folder_writer import FolderWriter
 from index.inverted import KIND as INVERTED_INDEX
+from index.inverted import InvertedIndex
 from index.manifest import Description, file_problems, read_description, soundest_manifest
-from index.segment import Live, Segment, live_mask
+from index.segment import ArmSegment, Live, Segment, folder_of, live_mask
 from index.snapshot import LiveSegment, Snapshot
 from index.storage import Commit, Part, check_kind
 from index.verification import damage_of_live, damage_of_segment, find_damage
+from index.vocabulary import Vocabulary
 from index.writer import Writer
 from retrieval.encoders.loading import load_encoder, read_encoder
 from retrieval.encoders.protocol import SparseEncoder
-from retrieval.retriever import KIND
+from retrieval.opened import KIND
 
 CONTRADICTIONS = (
     ValueError,
@@ -41,6 +48,16 @@ class Repaired(NamedTuple):
     lost: int | None  # documents; None: nobody can tell how many there were
     returned: int | None  # deleted documents that came back; None: nobody can tell
     what: str  # was done
+    without_vectors: int = (
+        0  # documents that are kept, and not found any more: their vectors came with them and are damaged
+    )
+
+
+class Rows(NamedTuple):
+    """The vectors of a segment, whatever became of its inverted lists."""
+
+    inverted: InvertedIndex  # of which only rows are read
+    vocabulary: Vocabulary | None
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,8 @@ class Found:
     deletes: Part | None  # where that is stored
     lost_deletes: bool  # what was deleted is not known
     num_live: int | None  # how many were not deleted, as far as is known
+    given: bool | None  # some of its vectors came with their documents; None: nobody can tell
+    rows: Rows | None  # its vectors, where these files are sound and vectors came with documents
 
 
 def repair(folder: str | Path, *, model: str | None = None) -> list[Repaired]:
@@ -67,11 +86,15 @@ def repair(folder: str | Path, *, model: str | None = None) -> list[Repaired]:
     model  the name of the model, needed where the part that says it is damaged
 
     Raises IndexFormatError where neither the manifest nor its copy is sound, for an index of another version and for an
-    inverted index without documents, LockedError while another process writes.
+    inverted index without documents, LockedError while another process writes. Of a folder of vectors the parts before the first
+    damaged one stay, from where `winnow encode` goes on.
     """
     check_repairable(Path(folder))
     if not find_damage(folder):
         return []
+    manifest = soundest_manifest(folder)
+    if manifest is not None and manifest.kind == ENCODED_VECTORS:
+        return repair_encoded(folder)
     with FolderWriter(folder, KIND, on_damage="salvage") as files:
         commit = files.current
         if commit is None:
@@ -81,14 +104,14 @@ def repair(folder: str | Path, *, model: str | None = None) -> list[Repaired]:
         report: list[Repaired] = []
         later_ids: set[str] = set()
         for entry in reversed(commit.contents["segments"]):
-            found = look_at(commit, files.folder, entry, encoder.name)
+            found = look_at(commit, files.folder, entry, encoder)
             segment, done = saved(found, later_ids, encoder, files)
             if segment is not None:
                 segments.insert(0, segment)
                 later_ids.update(live_ids(segment))
             if done is not None:
                 report.insert(0, done)
-        Writer(Snapshot(model=model_part), {encoder.name: encoder}, files).publish(segments)
+        Writer(Snapshot(model=model_part), {encoder.arm: encoder}, files).publish(segments)
     return report
 
 
@@ -100,7 +123,7 @@ def check_repairable(folder: Path) -> None:
             f"{folder} holds an inverted index without documents, of which nothing can be built again; where "
             "`winnow verify` finds it damaged, restore it from a backup, or build it again."
         )
-    if manifest:
+    if manifest and manifest.kind != ENCODED_VECTORS:
         check_kind(folder, manifest, KIND)
 
 
@@ -119,21 +142,22 @@ def model_of(commit: Commit, files: FolderWriter, model: str | None) -> tuple[Sp
     return encoder, part
 
 
-def look_at(commit: Commit, folder: Path, entry: dict[str, str | None], arm: str) -> Found:
+def look_at(commit: Commit, folder: Path, entry: dict[str, str | None], encoder: SparseEncoder) -> Found:
     """What can be read of the segment that an entry of the manifest names."""
     name, deletes_name = str(entry["part"]), entry["deletes"]
-    segment, live = sound_segment(commit.parts.get(name), arm), None
+    segment, live = sound_segment(commit.parts.get(name), encoder.arm), None
+    given, rows = given_vectors(folder / name, encoder)
     store = segment.documents if segment else damaged_store(folder / name)
     deletes = commit.parts.get(deletes_name) if deletes_name else None
     if deletes_name is None or store is None:
         live = Live.all_of(segment) if segment else None
-        return Found(name, segment, store, None, live, None, False, None if store is None else len(store))
+        return Found(name, segment, store, None, live, None, False, None if store is None else len(store), given, rows)
     mask, num_live = sound_mask(folder / deletes_name, name, len(store))
     if mask is not None and segment is not None and deletes is not None:
         with suppress(*CONTRADICTIONS):
             read = Live.read(deletes, segment)
             live = None if any(damage_of_live(read, segment, deletes)) else read
-    return Found(name, segment, store, mask, live, deletes if live else None, mask is None, num_live)
+    return Found(name, segment, store, mask, live, deletes if live else None, mask is None, num_live, given, rows)
 
 
 def sound_segment(part: Part | None, arm: str) -> Segment | None:
@@ -143,6 +167,29 @@ def sound_segment(part: Part | None, arm: str) -> Segment | None:
         if segment is not None and segment.arms.keys() == {arm} and not any(damage_of_segment(segment)):
             return segment
     return None
+
+
+def given_vectors(part: Path, encoder: SparseEncoder) -> tuple[bool | None, Rows | None]:
+    """(whether vectors of a segment came with its documents, None: nobody can tell; the rows of these, if they are sound)"""
+    if encoder.terms is None and not encoder.needs_vectors:  # as bm25: it takes none
+        return False, None
+    description = sound_description(part)
+    if description is None:
+        return encoder.needs_vectors or None, None
+    with suppress(*CONTRADICTIONS):
+        described = description.contents["arms"][encoder.arm]
+        given = encoder.needs_vectors or bool(described.get("given", False))
+        names = [f"{encoder.arm}/{start}" for start in ("forward.", "vocabulary.")]
+        stored = {name: file for name, file in description.files.items() if name.startswith(tuple(names))}
+        if not given or any(file_problems(part, stored, "full")):
+            return given, None
+        with suppress(*CONTRADICTIONS):
+            arm, index = part / encoder.arm, InvertedIndex.read_rows(part / encoder.arm, described["index"])
+            vocabulary = None if described["vocabulary"] is None else Vocabulary.read(arm, described["vocabulary"])
+            if index.num_docs == description.contents["documents"] and not (vocabulary and vocabulary.damage()):
+                return given, Rows(index, vocabulary)
+        return given, None
+    return encoder.needs_vectors or None, None
 
 
 def damaged_store(part: Path) -> DocumentStore | None:
@@ -186,30 +233,65 @@ def saved(
     if found.segment is not None and not found.lost_deletes:
         return kept(found, found.segment, later_ids, encoder, files)
     wanted = numbers_of(found.mask, len(found.store))
-    staged, num_sound = StagedDocuments(), 0
+    staged, docs, num_sound = StagedDocuments(), list[int](), 0
 
     def wanted_still() -> Iterator[Document]:
         nonlocal num_sound
         assert found.store is not None
-        for _, document in found.store.sound(wanted):
+        for doc, document in found.store.sound(wanted):
             num_sound += 1
             if document.doc_id not in later_ids:
+                docs.append(doc)
                 yield document
 
     staged.add(wanted_still(), replace=True)
     lost, documents = len(wanted) - num_sound, len(staged)
-    returned: int | None = 0
-    what = "built again from its documents"
-    if found.lost_deletes:
-        returned = None if lost or found.num_live is None else max(documents - found.num_live, 0)
-        what += "; deleted documents " + ("may have come back" if returned is None else f"that came back: {returned:,}")
     if documents == 0:
         what = (
             "none of its documents can be read" if num_sound == 0 else "later ones have taken the place of all it had"
         )
         return None, Repaired(found.name, 0, lost, 0, what)
-    segment = Segment.build(staged, {encoder.name: encoder}, files.new_part())
-    return LiveSegment(segment, Live.all_of(segment)), Repaired(found.name, documents, lost, returned, what)
+    segment, what, without_vectors = built_again(found, staged, docs, encoder, files)
+    returned: int | None = 0
+    if found.lost_deletes:
+        returned = None if lost or found.num_live is None else max(documents - found.num_live, 0)
+        what += "; deleted documents " + ("may have come back" if returned is None else f"that came back: {returned:,}")
+    report = Repaired(found.name, documents, lost, returned, what, without_vectors)
+    return LiveSegment(segment, Live.all_of(segment)), report
+
+
+def built_again(
+    found: Found, staged: StagedDocuments, docs: list[int], encoder: SparseEncoder, files: FolderWriter
+) -> tuple[Segment, str, int]:
+    """(a segment of the staged documents, which are `docs` of the old one; what was done; how many have lost their vectors)"""
+    if found.given is None:
+        what = "built again from its documents, all encoded anew: whether vectors had come with them nobody can tell"
+        return Segment.build(staged, {encoder.arm: encoder}, files.new_part()), what, 0
+    if not found.given:
+        return Segment.build(staged, {encoder.arm: encoder}, files.new_part()), "built again from its documents", 0
+    if found.rows is not None and len(staged) == len(docs):
+        part = files.new_part()
+        with suppress(IndexFormatError):
+            arm = some_rows(found.rows, staged, docs, encoder, part)
+            return Segment.of(staged, {encoder.arm: arm}, part), "built again from its documents and their vectors", 0
+        files.discard(part)
+    bare = StagedDocuments()
+    bare.add(replace(document, vector={}) for document in staged)
+    what = (
+        "its vectors came with its documents and are damaged, and no encoder can make them again: the documents are kept and "
+        "not found by any query, until they are upserted with their vectors"
+    )
+    return Segment.build(bare, {encoder.arm: encoder}, files.new_part()), what, len(bare)
+
+
+def some_rows(rows: Rows, staged: StagedDocuments, docs: list[int], encoder: SparseEncoder, part: Part) -> ArmSegment:
+    """An arm of only these documents, their vectors as they are stored. Raises IndexFormatError where they are damaged."""
+    mask = np.zeros(rows.inverted.num_docs, np.bool_)
+    mask[docs] = True
+    stored = rows.inverted.stored_rows(np.array(docs, np.int64))
+    statistics = encoder.statistics(staged, stored, rows.inverted.options.num_terms)
+    arm = ArmSegment(rows.inverted, statistics, rows.vocabulary, given=True)
+    return ArmSegment.merged([(arm, mask, statistics)], folder_of(encoder.arm, part))
 
 
 def kept(
@@ -221,7 +303,7 @@ def kept(
     replaced = [doc for doc, doc_id in zip(left, ids, strict=True) if doc_id in later_ids]
     if found.live is not None and not replaced:
         return LiveSegment(segment, found.live, found.deletes), None
-    encoders = {encoder.name: encoder}
+    encoders = {encoder.arm: encoder}
     live = found.live
     if live is None:
         assert found.mask is not None
@@ -239,3 +321,27 @@ def kept(
 def live_ids(one: LiveSegment) -> Iterator[str]:
     """The ids of the documents that are left of a segment."""
     return iter(one.segment.documents.ids(numbers_of(one.live.mask, one.segment.num_docs)))
+
+
+def repair_encoded(folder: str | Path) -> list[Repaired]:
+    """Of a folder of vectors, keep the parts before the first damaged one."""
+    with FolderWriter(folder, ENCODED_VECTORS, on_damage="salvage") as files:
+        commit = files.current
+        assert commit is not None
+        model = commit.parts.get(commit.contents["model"])
+        if model is None:
+            raise WinnowError(
+                f"{files.folder / commit.contents['model']} is damaged, which says what model the vectors are of; encode the corpus "
+                "again, into another folder."
+            )
+        names, sound, documents = commit.contents["parts"], list[Part](), 0
+        for name in names:
+            with suppress(IndexFormatError, KeyError):
+                documents += len(EncodedPart.read(commit.parts[name]).ids)
+                sound.append(commit.parts[name])
+                continue
+            break
+        files.commit({"model": model.name, "parts": [part.name for part in sound]}, [model, *sound])
+    gone = names[len(sound) :]
+    what = "`winnow encode` encodes it anew, and the parts after it, from where the vectors end now"
+    return [Repaired(gone[0], documents, None, 0, what)] if gone else []

@@ -11,66 +11,29 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from index.documents import Document
 from index.effort import EXACT, Effort
-from index.errors import CorpusError, IndexFormatError, WinnowError
+from index.errors import CorpusError, WinnowError
 from index.folder_writer import FolderWriter
 from index.manifest import Verify, is_index
 from index.options import WeightImpacts
 from index.snapshot import Arm, Snapshot
-from index.storage import Commit, newest_manifest, read_current
-from index.verification import check_snapshot
-from index.writer import Writer
-from retrieval.corpus import Corpus, FieldNames, read_corpus
-from retrieval.encoders.loading import MODELS, load_encoder, read_encoder
+from index.storage import newest_manifest
+from index.writer import Watch, Writer
+from retrieval.conditions import Where, fits
+from retrieval.corpus import Corpus, FieldNames
+from retrieval.encoders.loading import MODELS, is_checkpoint, load_encoder
 from retrieval.encoders.protocol import SparseEncoder
+from retrieval.encoding import read_encoder_of
 from retrieval.hits import Explanation, Hit, TermMatch
+from retrieval.opened import KIND, IndexStatistics, Opened
 from retrieval.progress import progress as counted
-
-KIND = "retriever"
-
-Where = Mapping[str, Any] | Callable[[Document], bool]
-
-
-class IndexStatistics(NamedTuple):
-    """The size of what is indexed."""
-
-    documents: int
-    documents_without_terms: int  # kept, but no query can match them
-    postings: int
-    bytes: int  # of the inverted indexes, all that scoring reads
-    segments: int
-    deleted: int  # documents whose room a merge will reclaim
-
-
-class Opened(NamedTuple):
-    """All that a search reads, replaced as a whole: a search under way never sees half of a change."""
-
-    encoder: SparseEncoder
-    snapshot: Snapshot
-
-    @classmethod
-    def read(cls, folder: str | Path, verify: Verify = "quick", known: Opened | None = None) -> Opened:
-        """The newest commit of a folder; what `known` has open is not opened again. Raises IndexFormatError."""
-
-        def read(commit: Commit) -> Opened:
-            snapshot = Snapshot.read(commit, None if known is None else known.snapshot)
-            assert snapshot.model is not None
-            if known is not None and known.snapshot.model is snapshot.model:
-                encoder = known.encoder
-            else:
-                encoder = read_encoder(snapshot.model.path, snapshot.model.contents["encoder"])
-            if snapshot.segments and encoder.name not in snapshot.arms:
-                raise IndexFormatError(f"{folder} has no index of its model {encoder.name}; run `winnow verify`.")
-            if verify == "full":
-                check_snapshot(snapshot)
-            return cls(encoder, snapshot)
-
-        return read_current(folder, KIND, read, verify, known.snapshot.parts if known else {})
+from retrieval.queries import Query, checked_text, numbered
+from retrieval.vector_files import Vectors, documents_of, is_encoded
 
 
 class Retriever:
@@ -94,25 +57,38 @@ class Retriever:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | Path, *, impacts: WeightImpacts | None = None, verify: Verify = "quick"
+        cls,
+        name_or_folder: str | Path,
+        *,
+        impacts: WeightImpacts | None = None,
+        verify: Verify = "quick",
+        **options: Any,
     ) -> Retriever:
-        """A model by name, with no documents, or a retriever that `save_pretrained` wrote, with its documents.
+        """A model, with no documents, or a retriever that `save_pretrained` wrote, with its documents.
 
-        An index in a folder called like a model is opened; any other such folder does not hide the model.
+        A model is one of ours (`bm25`, `mini`, `vectors`), a name of docs/models.md, the folder of a checkpoint or its name on the hub. An
+        index in a folder called like a model is opened; any other such folder does not hide the model. A folder of `encode_corpus` stands
+        for the model that encoded it, with no documents: `index(corpus, vectors=folder)` adds them.
 
-        impacts  how weights are stored (the model's own way unless told); a saved retriever has its own
+        impacts  how weights are stored (u8 unless told); a saved retriever has its own
         verify   "full" reads every byte of a saved retriever and checks it
+        options  of a checkpoint: activation="log1p", max_length=256, query_prefix="...", ... (docs/models.md)
 
-        Raises ModelError for an unknown name and IndexFormatError for a folder that is no index, damaged or newer.
+        Raises ModelError for an unknown name or a checkpoint that is no sparse encoder, and IndexFormatError for a folder that is
+        neither an index nor a model, damaged or newer.
         """
         if not isinstance(name_or_folder, str | os.PathLike):
             raise WinnowError(f"the model is {name_or_folder!r}; give a name or a folder.")
-        is_folder = os.path.exists(name_or_folder) and (is_index(name_or_folder) or str(name_or_folder) not in MODELS)
-        if is_folder:
+        is_model = str(name_or_folder) in MODELS or is_checkpoint(name_or_folder)
+        if os.path.exists(name_or_folder) and (is_index(name_or_folder) or not is_model):
+            if is_encoded(Path(name_or_folder)):
+                return cls(read_encoder_of(name_or_folder, impacts))
             if impacts is not None:
                 raise WinnowError(f"{name_or_folder} was saved with its own impacts; leave impacts={impacts!r} out.")
+            if options:
+                raise WinnowError(f"{name_or_folder} was saved with its own options; leave {', '.join(options)} out.")
             return cls.from_folder(name_or_folder, verify=verify)
-        return cls(load_encoder(str(name_or_folder), impacts))
+        return cls(load_encoder(str(name_or_folder), impacts, options))
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, verify: Verify = "quick") -> Retriever:
@@ -122,7 +98,14 @@ class Retriever:
         retriever._opened, retriever._folder = opened, Path(folder).absolute()
         return retriever
 
-    def index(self, corpus: Corpus, *, names: FieldNames | None = None, progress: bool = True) -> Retriever:
+    def index(
+        self,
+        corpus: Corpus,
+        *,
+        names: FieldNames | None = None,
+        vectors: Vectors | None = None,
+        progress: bool = True,
+    ) -> Retriever:
         """`add` and `commit`: the documents of `corpus` can be searched at once.
 
         Raises CorpusError for an empty corpus, an id used twice, or a record that cannot be read; nothing of the
@@ -131,36 +114,54 @@ class Retriever:
         with self._writing:
             had_changes = self._writer is not None
             try:
-                return self.add(corpus, names=names, progress=progress).commit(progress=progress)
+                return self.add(corpus, names=names, vectors=vectors, progress=progress).commit(progress=progress)
             except BaseException:
                 if not had_changes:
                     self.rollback()
                 raise
 
-    def add(self, corpus: Corpus, *, names: FieldNames | None = None, progress: bool = True) -> Retriever:
+    def add(
+        self,
+        corpus: Corpus,
+        *,
+        names: FieldNames | None = None,
+        vectors: Vectors | None = None,
+        progress: bool = True,
+    ) -> Retriever:
         """Stage new documents, all of `corpus` (see `retrieval.corpus.read_corpus`) or none.
 
-        Raises CorpusError for an empty corpus, an id in use, or a record that cannot be read, and LockedError while another
-        process writes to the folder.
-        """
-        return self._stage(Writer.add, corpus, names, progress)
+        vectors  the vectors of these documents by id (see `retrieval.vector_files.read_vectors`), instead of encoding them
 
-    def upsert(self, corpus: Corpus, *, names: FieldNames | None = None, progress: bool = True) -> Retriever:
+        Raises CorpusError for an empty corpus, an id in use, a record that cannot be read, and a vector that is missing or that
+        the model cannot take, and LockedError while another process writes to the folder.
+        """
+        return self._stage(Writer.add, corpus, names, vectors, progress)
+
+    def upsert(
+        self,
+        corpus: Corpus,
+        *,
+        names: FieldNames | None = None,
+        vectors: Vectors | None = None,
+        progress: bool = True,
+    ) -> Retriever:
         """Stage documents that take the place of those with the same ids, all of `corpus` or none.
 
         A document replaced moves to the end of the order that decides between equal scores; of two records of `corpus` with
         one id the last counts. Raises as `add` does, but for ids in use.
         """
-        return self._stage(Writer.upsert, corpus, names, progress)
+        return self._stage(Writer.upsert, corpus, names, vectors, progress)
 
     def _stage(
         self,
         stage: Callable[[Writer, Iterable[Document]], int],
         corpus: Corpus,
         names: FieldNames | None,
+        vectors: Vectors | None,
         progress: bool,
     ) -> Retriever:
-        records = counted(read_corpus(corpus, names), total=None, doing="reading", unit="documents", shown=progress)
+        documents = documents_of(corpus, names, vectors, self._opened.encoder)
+        records = counted(documents, total=None, doing="reading", unit="documents", shown=progress)
         with self._changes() as writer:
             if stage(writer, records) == 0:
                 raise CorpusError("the corpus holds no documents; give at least one.")
@@ -256,20 +257,22 @@ class Retriever:
                 self._folder, self._opened = Path(folder).absolute(), self._opened._replace(snapshot=snapshot)
                 self._end()
 
-    def search(self, query: str, k: int = 10, *, effort: Effort = EXACT, stored: bool = True) -> list[Hit]:
+    def search(self, query: Query, k: int = 10, *, effort: Effort = EXACT, stored: bool = True) -> list[Hit]:
         """The best k documents, best first; fewer where fewer share a term with the query.
+
+        query  words, or weights by term: these are looked up in the vocabulary as they are, and unknown ones ignored
 
         Equal scores rank in the order documents were added. `effort` asks for less than the exact answer (`index.effort`);
         `stored=False` leaves title, text and fields out.
-        Raises WinnowError without documents, for k below 1, and for a query that is not a string.
+        Raises WinnowError without documents, for k below 1, and for a query that is neither.
         """
         (encoder, snapshot), arm = self._searchable()
-        queries = encoder.encode_query(checked_text("the query", query), arm)
+        queries = numbered(query, encoder, arm)
         return list(as_hits(snapshot, *arm.search(queries, k, effort), stored))
 
     def search_batch(
         self,
-        queries: Iterable[str],
+        queries: Iterable[Query],
         k: int = 10,
         *,
         threads: int | None = None,
@@ -278,14 +281,16 @@ class Retriever:
     ) -> list[list[Hit]]:
         """`search` for each query, in order; the hits do not depend on the number of threads (all cores unless told)."""
         (encoder, snapshot), arm = self._searchable()
-        if isinstance(queries, str) or not isinstance(queries, Iterable):
-            raise WinnowError(f"queries is {type(queries).__name__} {queries!r:.60}; it must be a list of strings.")
-        encoded = [encoder.encode_query(checked_text("the query", query), arm) for query in queries]
+        if isinstance(queries, str | Mapping) or not isinstance(queries, Iterable):
+            raise WinnowError(
+                f"queries is {type(queries).__name__} {queries!r:.60}; it must be a list of strings or of mappings."
+            )
+        encoded = [numbered(query, encoder, arm) for query in queries]
         threads = (os.cpu_count() or 1) if threads is None else threads
         answers = arm.search_batch(encoded, k, threads, effort)
         return [list(as_hits(snapshot, scores, docs, stored)) for scores, docs in answers]
 
-    def explain(self, query: str, doc_id: str) -> Explanation:
+    def explain(self, query: Query, doc_id: str) -> Explanation:
         """How the document's score for the query comes about, term by term.
 
         Raises WinnowError where `search` would, and for an id that is not indexed.
@@ -295,7 +300,7 @@ class Retriever:
         if doc_id not in found:
             raise WinnowError(f"no document has the id {doc_id!r:.60}; give the doc_id of a hit.")
         position, doc = snapshot.place(found[doc_id])
-        terms, weights = encoder.encode_query(checked_text("the query", query), arm)[position]
+        terms, weights = numbered(query, encoder, arm)[position]
         order = np.argsort(terms)  # the order that the score is defined in
         terms, weights = terms[order], weights[order]
         impacts = arm.indexes[position].impacts(doc, terms)
@@ -363,13 +368,13 @@ class Retriever:
 
     def _new_writer(self) -> Writer:
         encoder, snapshot = self._opened
-        return Writer(snapshot, {encoder.name: encoder}, self._files)
+        return Writer(snapshot, {encoder.arm: encoder}, self._files)
 
     def _searchable(self) -> tuple[Opened, Arm]:
         opened = self._opened
         if opened.snapshot.num_docs == 0:
             raise WinnowError("there are no documents to search; add some first with retriever.index(corpus).")
-        return opened, opened.snapshot.arms[opened.encoder.name]
+        return opened, opened.snapshot.arms[opened.encoder.arm]
 
     def _show(self, snapshot: Snapshot) -> None:
         self._opened = self._opened._replace(snapshot=snapshot)
@@ -381,19 +386,10 @@ class Retriever:
             files.close()
 
 
-def watched(writer: Writer, progress: bool) -> Callable[[Iterable[str]], Iterable[str]]:
-    """Counts the texts that a commit encodes on a progress bar, if there is to be one."""
-    return lambda texts: counted(texts, total=writer.num_staged, doing="encoding", unit="documents", shown=progress)
-
-
-def fits(document: Document, where: Where) -> bool:
-    """True where the document has all the fields, or the function says so. True is not 1; `_id`, `title` and `text` are fields too."""
-    if not isinstance(where, Mapping):
-        return bool(where(document))
-    fields = {"_id": document.doc_id, "title": document.title, "text": document.text, **document.fields}
-    return all(
-        name in fields and fields[name] == value and isinstance(fields[name], bool) == isinstance(value, bool)
-        for name, value in where.items()
+def watched(writer: Writer, progress: bool) -> Watch:
+    """Counts the documents that a commit encodes on a progress bar, if there is to be one."""
+    return lambda documents: counted(
+        documents, total=writer.num_staged, doing="encoding", unit="documents", shown=progress
     )
 
 
@@ -403,14 +399,3 @@ def as_hits(snapshot: Snapshot, scores: np.ndarray, docs: np.ndarray, stored: bo
     found = snapshot.get(numbers) if stored else map(Document, snapshot.ids(numbers))
     for rank, (score, document) in enumerate(zip(scores.tolist(), found, strict=True), start=1):
         yield Hit(rank, document.doc_id, score, document.title, document.text, document.fields)
-
-
-def checked_text(name: str, text: Any) -> str:
-    """`text`; WinnowError unless it is a string of valid Unicode."""
-    if not isinstance(text, str):
-        raise WinnowError(f"{name} is {type(text).__name__} {text!r:.60}; it must be a string.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise WinnowError(f"{name} {text!r:.60} is not valid Unicode ({error.reason}); repair it.") from error
-    return text

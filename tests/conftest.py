@@ -38,3 +38,14 @@ def data_folder():
 def offline(monkeypatch):
     """No test may reach for a network: what needs one must fail at once, in one sentence."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def one_thread():
+    """For models of kilobytes: on a busy machine a second thread of PyTorch costs ten times what it saves."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

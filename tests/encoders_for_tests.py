@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from index.documents import Document
 from index.options import InvertedIndexOptions
 from index.segment import Encoded, Statistics
 from index.snapshot import Arm
@@ -26,22 +27,31 @@ class WordEncoder:
 
     impacts: str = "u8"
     name: str = "words"
+    arm = "words"
+    needs_vectors = False
+    terms = None
 
-    def encode_documents(self, texts: Iterable[str]) -> Encoded:
-        texts = list(texts)
-        rows = [expanded(text) for text in texts]
+    def encode_documents(self, documents: Iterable[Document]) -> Encoded:
+        documents = list(documents)
+        rows = [expanded(document.searched_text) for document in documents]
         indptr = np.cumsum([0] + [len(row) for row in rows])
         indices = np.array([term for row in rows for term in sorted(row)], np.int32)
         data = np.array([row[term] for row in rows for term in sorted(row)], np.float32)
         vectors = SparseRows(indptr, indices, data)
         options = InvertedIndexOptions(NUM_TERMS, self.impacts)
-        return Encoded(vectors, options, self.statistics(texts, vectors, NUM_TERMS))
+        return Encoded(vectors, options, self.statistics(documents, vectors, NUM_TERMS))
 
-    def statistics(self, texts: Iterable[str], vectors: SparseRows, num_terms: int) -> Statistics:
+    def statistics(self, documents: Iterable[Document], vectors: SparseRows, num_terms: int) -> Statistics:
         frequency = np.zeros(num_terms, np.int32)
-        for text in texts:
-            frequency[list({number(word) for word in text.split()})] += 1
+        for document in documents:
+            frequency[list({number(word) for word in document.searched_text.split()})] += 1
         return Statistics(len(vectors.indptr) - 1, 0, frequency)
+
+    def check(self, document: Document) -> None:
+        """Texts are encoded whatever comes with them."""
+
+    def numbers(self, terms: Sequence[str], arm: Arm) -> list[np.ndarray]:
+        return [np.array([number(term) for term in terms], np.int32)] * len(arm.indexes)
 
     def encode_query(self, text: str, arm: Arm) -> list[SparseQuery]:
         terms = np.array(sorted({number(word) for word in text.split()}), np.int32)

@@ -25,7 +25,12 @@ def run(arguments: argparse.Namespace) -> int:
     retriever = Retriever.from_folder(arguments.folder)
     before = len(retriever)
     change = retriever.upsert if arguments.upsert else retriever.add
-    change(arguments.corpus, names=field_names(arguments), progress=not arguments.no_progress)
+    change(
+        arguments.corpus,
+        names=field_names(arguments),
+        vectors=arguments.vectors,
+        progress=not arguments.no_progress,
+    )
     status = commit(retriever, arguments, progress=not arguments.no_progress)
     print(f"documents in {arguments.folder}: {len(retriever):,}, {len(retriever) - before:,} more than before")
     return status

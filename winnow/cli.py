@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 def main(argv: list[str] | None = None) -> int:
     try:
         from index.errors import run_command
-        from winnow import add, delete, demo, evaluate, index, info, merge, repair, search, verify
+        from winnow import add, delete, demo, encode, evaluate, index, info, merge, repair, search, verify
     except ImportError as error:  # our own sentence about another package named `kernels`
         sys.exit(f"winnow: {error}")
     parser = argparse.ArgumentParser(prog="winnow", description="Learned sparse retrieval: index, search, measure.")
@@ -18,6 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     commands = {
         "index": index,
+        "encode": encode,
         "search": search,
         "add": add,
         "delete": delete,

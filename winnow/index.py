@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from retrieval.encoders.written_options import add_option_argument, parse_options
+
 if TYPE_CHECKING:
     from retrieval.corpus import FieldNames
 
@@ -12,7 +14,12 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_corpus_arguments(parser)
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the index goes; one there is replaced")
-    parser.add_argument("--model", default="mini", help="bm25 or mini (default: mini)")
+    parser.add_argument(
+        "--model",
+        help="bm25, mini, vectors (the documents' own), a name of docs/models.md, or a checkpoint's folder (default: mini; with "
+        "vectors given, what made them)",
+    )
+    add_option_argument(parser)
     parser.add_argument(
         "--impacts", choices=("u8", "u16", "f32"), help="how weights are stored (default: u8; bm25 stores term counts)"
     )
@@ -22,6 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command that reads a corpus takes."""
     parser.add_argument("corpus", help="a .jsonl or .tsv file (or .gz), a BEIR folder, or a folder of text files")
+    parser.add_argument(
+        "--vectors",
+        metavar="SOURCE",
+        help="take the documents' vectors from here: a folder of `winnow encode`, or a .jsonl, .ciff or .npz file",
+    )
+    add_reading_arguments(parser)
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the records of a corpus are read."""
     parser.add_argument("--id-field", metavar="NAME", help="the field with the document's id (default: _id or id)")
     parser.add_argument("--title-field", metavar="NAME", help="the field with its title (default: title)")
     parser.add_argument("--text-field", metavar="NAME", help="the field with its text (default: text or contents)")
@@ -38,19 +55,40 @@ def field_names(arguments: argparse.Namespace) -> FieldNames:
 def run(arguments: argparse.Namespace) -> int:
     from index.storage import check_target
     from retrieval import Retriever
-    from retrieval.encoders.loading import check_name
+    from retrieval.encoders.loading import load_encoder
 
-    check_name(arguments.model)
     check_target(arguments.out)  # before the long work, not after it
-    retriever = Retriever.from_pretrained(arguments.model, impacts=arguments.impacts)
-    retriever.add(arguments.corpus, names=field_names(arguments), progress=not arguments.no_progress)
+    options = parse_options(arguments.option)
+    if arguments.model:
+        retriever = Retriever(load_encoder(arguments.model, arguments.impacts, options))
+    else:
+        model = model_of(arguments.corpus, arguments.vectors)
+        retriever = Retriever.from_pretrained(model, impacts=arguments.impacts, **options)
+    retriever.add(
+        arguments.corpus,
+        names=field_names(arguments),
+        vectors=arguments.vectors,
+        progress=not arguments.no_progress,
+    )
     retriever.save_pretrained(arguments.out, progress=not arguments.no_progress)
     size = retriever.statistics()
     print(
-        f"indexed {size.documents:,} documents with {arguments.model}: {size.postings:,} postings, {size.bytes / 1e6:.1f} MB"
+        f"indexed {size.documents:,} documents with {retriever.model}: {size.postings:,} postings, {size.bytes / 1e6:.1f} MB"
     )
     if size.documents_without_terms:
         advice = "; name the field with --text-field" if size.documents_without_terms == size.documents else ""
         print(f"{size.documents_without_terms:,} of them have no text to match: they are kept and never found{advice}")
     print(f'search it: winnow search {arguments.out} "your question"')
     return 0
+
+
+def model_of(corpus: str, vectors: str | None) -> str:
+    """The name of the model that the vectors call for, or the folder that says what made them."""
+    from pathlib import Path
+
+    from retrieval.encoders.loading import DEFAULT_MODEL
+    from retrieval.vector_files import is_encoded, is_vector_file
+
+    if vectors is not None and is_encoded(Path(vectors)):
+        return vectors
+    return "vectors" if vectors is not None or is_vector_file(corpus) else DEFAULT_MODEL

@@ -14,14 +14,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from retrieval import Retriever
+    from index.errors import IndexFormatError
+    from index.verification import find_damage
+    from retrieval.inspection import describe
     from retrieval.repair import repair
 
     report = repair(arguments.folder, model=arguments.model)
-    for part, documents, lost, _, what in report:
+    for part, documents, lost, _, what, _ in report:
         how_many = "nobody can tell how many" if lost is None else f"{lost:,}"
         print(f"{part}: {what}; documents saved: {documents:,}, lost: {how_many}")
-    print(
-        f"{arguments.folder} is sound and has {len(Retriever.from_folder(arguments.folder, verify='full')):,} documents"
-    )
-    return 1 if any(one.lost != 0 or one.returned != 0 for one in report) else 0
+    for _, _, message in find_damage(arguments.folder):
+        raise IndexFormatError(message)
+    print(f"{arguments.folder} is sound and has {describe(arguments.folder)['documents']:,} documents")
+    return 1 if any(one.lost != 0 or one.returned != 0 or one.without_vectors for one in report) else 0

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="an index that `winnow index` wrote")
-    parser.add_argument("query", help="a question in words")
+    parser.add_argument("query", nargs="?", help="a question in words")
+    parser.add_argument(
+        "--vector", metavar="JSON", help='instead: weights by term, as in \'{"tea": 1.2, "green": 0.5}\''
+    )
     parser.add_argument("-k", type=int, default=10, help="how many documents (default: 10)")
     parser.add_argument("--explain", action="store_true", help="show what each term adds to the score")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -25,11 +28,12 @@ def run(arguments: argparse.Namespace) -> int:
     from retrieval import Retriever
     from winnow.display import explanation_lines, hit_lines
 
+    query = query_of(arguments)
     retriever = Retriever.from_folder(arguments.folder)
-    hits = retriever.search(arguments.query, k=arguments.k)
-    explanations = [retriever.explain(arguments.query, hit.doc_id) if arguments.explain else None for hit in hits]
+    hits = retriever.search(query, k=arguments.k)
+    explanations = [retriever.explain(query, hit.doc_id) if arguments.explain else None for hit in hits]
     if arguments.json:
-        answer = {"query": arguments.query, "hits": list(map(as_json, hits, explanations))}
+        answer = {"query": query, "hits": list(map(as_json, hits, explanations))}
         print(json.dumps(answer, indent=2, ensure_ascii=False))
         return 0
     for hit, explanation in zip(hits, explanations, strict=True):
@@ -37,6 +41,28 @@ def run(arguments: argparse.Namespace) -> int:
     if not hits:
         print("no document shares a term with the query")
     return 0
+
+
+def query_of(arguments: argparse.Namespace) -> str | dict[str, float]:
+    """The words, or the weights. Raises WinnowError unless one of the two is given, and for what is no JSON object."""
+    import json
+
+    from index.errors import WinnowError
+    from index.manifest import finite, not_json
+
+    if (arguments.query is None) == (arguments.vector is None):
+        raise WinnowError("nothing says what to look for; give a question in words, or --vector JSON, one of the two.")
+    if arguments.query is not None:
+        return str(arguments.query)
+    try:
+        weights = json.loads(arguments.vector, parse_constant=not_json, parse_float=finite)
+        if not isinstance(weights, dict):
+            raise ValueError("it is no object")
+        return weights
+    except (ValueError, RecursionError) as error:
+        raise WinnowError(
+            f'--vector {arguments.vector!r:.60} is not JSON of weights by term ({error!s:.80}); give {{"term": 1.2}}.'
+        ) from error
 
 
 def as_json(hit: Hit, explanation: Explanation | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="an index that `winnow index` wrote")
+    parser.add_argument("folder", help="an index that `winnow index` wrote, or vectors of `winnow encode`")
     parser.add_argument(
         "--full", action="store_true", help="read every byte, and check every row, posting and document"
     )
@@ -16,15 +16,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
+    from index.encoded_vectors import KIND as ENCODED_VECTORS
     from index.inverted import KIND as INVERTED_INDEX
     from index.manifest import soundest_manifest
     from index.storage import check_kind
     from index.verification import find_damage
-    from retrieval.retriever import KIND
+    from retrieval.opened import KIND
 
     found = find_damage(arguments.folder, "full" if arguments.full else "quick")
     manifest = soundest_manifest(arguments.folder)
-    if manifest and manifest.kind != INVERTED_INDEX:
+    if manifest and manifest.kind not in (INVERTED_INDEX, ENCODED_VECTORS):
         check_kind(Path(arguments.folder), manifest, KIND)  # what is not ours to read is not ours to judge
     for _, _, message in found:
         print(message)
@@ -37,5 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     what = (
         "every byte, row, posting and document" if arguments.full else "manifest, sizes and headers; --full reads all"
     )
+    if manifest and manifest.kind == ENCODED_VECTORS:
+        what = what.replace("row, posting and document", "row and id")
     print(f"{arguments.folder} is sound ({what})")
     return 0

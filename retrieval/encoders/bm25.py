@@ -10,16 +10,16 @@ and go.
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from index.errors import WinnowError
+from index.documents import Document
+from index.errors import CorpusError, WinnowError
 from index.options import InvertedIndexOptions
 from index.segment import Encoded, Statistics
 from index.snapshot import Arm
@@ -27,6 +27,7 @@ from index.vectors import SparseQuery
 from index.vocabulary import Vocabulary
 from kernels.cpu.sparse import SparseRows
 from retrieval.encoders.lucene_english import analyze
+from retrieval.encoders.weighted_terms import rows_and_vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +45,36 @@ class BM25Options:
 class BM25Encoder:
     """BM25 over Lucene's English analysis. The vocabulary of a segment is that of its documents.
 
-    >>> vectors, _, statistics, vocabulary = BM25Encoder().encode_documents(["Tea or coffee?", "Tea, more tea"])
+    >>> vectors, _, statistics, vocabulary, _ = BM25Encoder().encode_documents(
+    ...     [Document("a", "Tea or coffee?"), Document("b", "Tea, more tea")]
+    ... )
     >>> [vocabulary[number] for number in vectors.indices], vectors.data.tolist(), statistics.length
     (['coffe', 'tea', 'more', 'tea'], [1.0, 1.0, 1.0, 2.0], 5)
     """
 
-    name = "bm25"
+    name = arm = "bm25"
+    needs_vectors = False
+    terms = None
 
     def __init__(self, options: BM25Options | None = None):
         self.options = options or BM25Options()
 
-    def encode_documents(self, texts: Iterable[str]) -> Encoded:
-        first_seen: dict[str, int] = {}
-        indptr, terms, counts = array("q", [0]), array("i"), array("f")
-        for text in texts:
-            for token, count in Counter(analyze(text)).items():
-                terms.append(first_seen.setdefault(token, len(first_seen)))
-                counts.append(count)
-            indptr.append(len(terms))
-        new_number = np.empty(len(first_seen), np.int32)
-        for rank, token in enumerate(sorted(first_seen)):  # the order of a Vocabulary
-            new_number[first_seen[token]] = rank
-        vectors = renumbered(SparseRows(*map(np.asarray, (indptr, terms, counts))), new_number)
-        options = InvertedIndexOptions(len(first_seen), "counts", k1=self.options.k1, b=self.options.b)
-        return Encoded(vectors, options, self.statistics([], vectors, len(first_seen)), Vocabulary.build(first_seen))
+    def check(self, document: Document) -> None:
+        if document.vector is not None:
+            raise CorpusError(
+                f"document {document.doc_id!r:.60} brings a vector, and bm25 counts the terms of its text; leave the vector "
+                "out, or index with the model vectors."
+            )
 
-    def statistics(self, texts: Iterable[str], vectors: SparseRows, num_terms: int) -> Statistics:
+    def encode_documents(self, documents: Iterable[Document]) -> Encoded:
+        vectors, vocabulary = rows_and_vocabulary(Counter(analyze(document.searched_text)) for document in documents)
+        options = InvertedIndexOptions(len(vocabulary), "counts", k1=self.options.k1, b=self.options.b)
+        return Encoded(vectors, options, self.statistics([], vectors, len(vocabulary)), vocabulary)
+
+    def numbers(self, terms: Sequence[str], arm: Arm) -> list[np.ndarray]:
+        return arm.find(terms)
+
+    def statistics(self, documents: Iterable[Document], vectors: SparseRows, num_terms: int) -> Statistics:
         return Statistics.of_counts(vectors, num_terms)
 
     def encode_query(self, text: str, arm: Arm) -> list[SparseQuery]:
@@ -96,11 +101,3 @@ class BM25Encoder:
     @classmethod
     def read(cls, path: Path, description: dict[str, Any]) -> BM25Encoder:
         return cls(BM25Options(**description["options"]))
-
-
-def renumbered(rows: SparseRows, new_number: np.ndarray) -> SparseRows:
-    """The same rows with each term t called new_number[t], in ascending order again."""
-    terms = new_number[rows.indices]
-    row_of_entry = np.repeat(np.arange(len(rows.indptr) - 1), np.diff(rows.indptr))
-    order = np.lexsort((terms, row_of_entry))
-    return SparseRows(rows.indptr, terms[order], rows.data[order])

@@ -4,6 +4,7 @@ import json
 from importlib import import_module
 from pathlib import Path
 
+import ciff_writer
 import pytest
 from conftest import ROOT
 from fuzz.run import ATTACKS, starts
@@ -36,6 +37,10 @@ def lines(draw, line):
 
 def as_utf8(text):
     return text.encode("utf-8", "surrogatepass")
+
+
+def is_utf8(text):
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 jsonl = lines(records.map(lambda record: json.dumps(record, ensure_ascii=False)).map(as_utf8))
@@ -73,6 +78,26 @@ headers = st.tuples(
     st.sampled_from(["()", "(0,)", "(1,)", "(3,)", "(-1,)", "(3, 0)", f"({2**63},)", f"({10**12},)", "(1.0,)", "3"]),
     st.booleans(),
 ).map(lambda fields: MODULES["array_file"].described(*fields))
+weights = st.dictionaries(texts, numbers | values, max_size=3)
+vector_lines = lines(
+    st.dictionaries(st.sampled_from(["id", "_id"]), texts, min_size=1)
+    .flatmap(lambda ids: st.fixed_dictionaries({"vector": weights | values}).map(lambda record: {**ids, **record}))
+    .map(lambda record: json.dumps(record, ensure_ascii=False))
+    .map(as_utf8)
+)
+postings = st.lists(st.tuples(st.integers(-1, 3), st.integers(-1, 3) | st.integers()), max_size=3)
+ciff_messages = st.lists(
+    st.builds(ciff_writer.header, st.integers(-1, 3), st.integers(-1, 3), st.integers(0, 2))
+    | st.builds(ciff_writer.postings_list, st.sampled_from(["a", "b", ""]), postings)
+    | st.builds(ciff_writer.doc_record, st.integers(-1, 3), st.sampled_from(["a", "b", "é", ""]))
+    | st.binary(max_size=9).map(ciff_writer.message),
+    max_size=6,
+).map(b"".join)
+ciff_files = st.builds(
+    lambda lists, records: ciff_writer.header(len(lists), len(records)) + b"".join([*lists, *records]),
+    st.lists(st.builds(ciff_writer.postings_list, st.text(max_size=2).filter(is_utf8), postings), max_size=3),
+    st.lists(st.builds(ciff_writer.doc_record, st.integers(0, 2), st.sampled_from("abc")), max_size=3),
+)
 structured = {
     "corpus_jsonl": jsonl,
     "corpus_tsv": tsv,
@@ -81,6 +106,12 @@ structured = {
     "qrels": judgments,
     "manifest": manifests.map(lambda fields: json.dumps(fields, **written).encode() + b"\n"),
     "description": descriptions.map(lambda fields: json.dumps(fields, **written).encode() + b"\n"),
+    "vectors_jsonl": vector_lines,
+    "ciff": st.tuples(st.sampled_from([b"\0", b"\1"]), ciff_messages | ciff_files).map(b"".join),
+    "npz": st.tuples(st.integers(0, 5).map(lambda number: bytes([number])), headers, st.binary(max_size=40)).map(
+        b"".join
+    ),
+    "encoded": st.tuples(st.integers(0, 7).map(lambda number: bytes([number])), st.binary(max_size=40)).map(b"".join),
     "array_file": st.tuples(st.binary(min_size=2, max_size=2), headers, st.binary(max_size=40)).map(b"".join),
 }
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from encoders_for_tests import NUM_TERMS, WordEncoder
 
+from index.documents import Document
 from index.effort import Budget, Recall
 from index.errors import IndexFormatError, WinnowError
 from index.inverted import InvertedIndex
@@ -54,7 +55,7 @@ def build(folder, name):
     rng = random.Random(name)
     if name == SECOND_TIER:
         options = InvertedIndexOptions(NUM_TERMS, "u8", second_tier=True)
-        vectors = WordEncoder().encode_documents([text(rng) for _ in range(200)]).vectors
+        vectors = WordEncoder().encode_documents(Document(str(n), text=text(rng)) for n in range(200)).vectors
         index = InvertedIndex.build(vectors, options, calibrate_with=queries_of(vectors))
         index.save(folder)
         return

@@ -28,7 +28,7 @@ from index.verification import find_damage
 from index.writer import Writer
 from retrieval import Retriever
 from retrieval.encoders.bm25 import BM25Encoder
-from retrieval.retriever import KIND
+from retrieval.opened import KIND
 from storms.plain_bm25 import QUERIES, text
 from storms.processes import ended, forked
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from index.errors import WinnowError
-from retrieval import Retriever
+from retrieval import Document, Retriever
 from retrieval.encoders.bm25 import BM25Encoder, BM25Options
 
 
@@ -23,7 +23,9 @@ def test_a_score_is_idf_times_saturated_count():
 
 
 def test_the_vocabulary_is_sorted_and_its_statistics_are_counted():
-    vectors, options, statistics, vocabulary = BM25Encoder().encode_documents(["milk tea", "apple tea tea", ""])
+    vectors, options, statistics, vocabulary, _ = BM25Encoder().encode_documents(
+        [Document("1", text="milk tea"), Document("2", text="apple tea tea"), Document("3")]
+    )
     assert [vocabulary[number] for number in range(options.num_terms)] == ["appl", "milk", "tea"]
     assert (vectors.indptr.tolist(), vectors.indices.tolist(), vectors.data.tolist()) == (
         [0, 2, 4, 4],

@@ -165,7 +165,7 @@ def test_text_that_is_not_unicode_is_refused():
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, object()])
 def test_fields_that_json_cannot_hold_are_refused(value):
-    with pytest.raises(CorpusError, match="document 'a' has a field that JSON cannot hold"):
+    with pytest.raises(CorpusError, match="document 'a' has a field or vector that JSON cannot hold"):
         DocumentStore.of([Document("a", fields={"x": value})])
 
 

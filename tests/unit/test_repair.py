@@ -39,14 +39,14 @@ def test_damaged_statistics_of_deletes_are_counted_anew(folder):
     expected = Retriever.from_folder(folder).search("tea", 100)
     damage_file(folder / "part-000003" / "bm25" / "document_frequency.npy")
     (report,) = repair(folder)
-    assert report == ("part-000002", 8, 0, 0, "statistics counted anew")
+    assert report == ("part-000002", 8, 0, 0, "statistics counted anew", 0)
     assert Retriever.from_folder(folder, verify="full").search("tea", 100) == expected
 
 
 def test_deleted_documents_stay_deleted_where_their_segment_is_built_again(folder):
     damage_file(folder / "part-000002" / "bm25" / "forward.scales.npy")
     (report,) = repair(folder)
-    assert report == ("part-000002", 8, 0, 0, "built again from its documents")
+    assert report == ("part-000002", 8, 0, 0, "built again from its documents", 0)
     assert ids(folder) == LEFT
 
 
@@ -84,7 +84,7 @@ def test_of_two_documents_with_one_id_the_later_stays(folder):
     edit_manifest(folder, forget_the_last_deletes)
     assert [damage.message for damage in find_damage(folder)] == ["an id belongs to two documents"]
     (report,) = repair(folder)
-    assert report == ("part-000002", 9, 0, 0, "documents dropped whose ids later ones have: 1")
+    assert report == ("part-000002", 9, 0, 0, "documents dropped whose ids later ones have: 1", 0)
     assert ids(folder) == sorted(["new", *"0123456789"])
     assert Retriever.from_folder(folder).search("leaves")[0].doc_id == "5"
 
@@ -163,6 +163,94 @@ def test_what_contradicts_the_documents_is_found_and_put_right(folder, name):
     assert found
     assert message is None or message in {damage.message for damage in found}
     (report,) = repair(folder)
-    assert report == ("part-000002", 8, 0, 0, what)
+    assert report == ("part-000002", 8, 0, 0, what, 0)
     assert find_damage(folder) == []
     assert Retriever.from_folder(folder, verify="full").search("tea", 100) == expected
+
+
+def given_folder(tmp_path, model):
+    """Documents 0 to 9 that brought their vectors, of which 3 is deleted; impacts as they are stored by default."""
+    retriever = Retriever.from_pretrained(model)
+    documents = [
+        Document(str(number), text=f"text {number}", vector={"tea": number + 1, "milk": 3 * number})
+        for number in range(10)
+    ]
+    retriever.index(documents, progress=False)
+    retriever.save_pretrained(tmp_path / "i")
+    retriever.delete("3")
+    retriever.commit()
+    return tmp_path / "i"
+
+
+def scores(folder):
+    return Retriever.from_folder(folder, verify="full").search({"tea": 1.5, "milk": 0.25}, 100)
+
+
+@pytest.mark.parametrize("model", ["vectors", "mini"])
+@pytest.mark.parametrize("file", ["tiers.docs.npy", "tiers.edges.npy", "document_frequency.npy"])
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_given_vectors_are_kept_where_their_rows_are_sound(tmp_path, model, file, is_cut):
+    folder = given_folder(tmp_path, model)
+    expected = scores(folder)
+    path = folder / "part-000002" / model / file
+    if is_cut:
+        os.truncate(path, 100)
+    else:
+        damage_file(path)
+    (report,) = repair(folder)
+    assert report == ("part-000002", 9, 0, 0, "built again from its documents and their vectors", 0)
+    assert scores(folder) == expected  # to the bit: nothing was encoded or rounded anew
+    assert find_damage(folder) == []
+
+
+@pytest.mark.parametrize("model", ["vectors", "mini"])
+def test_given_vectors_go_on_with_those_documents_that_can_be_read(tmp_path, model):
+    folder = given_folder(tmp_path, model)
+    expected = scores(folder)
+    file = folder / "part-000002" / "documents.sqlite"
+    damage_file(file, file.read_bytes().index(b"text 7"))
+    (report,) = repair(folder)
+    assert report == ("part-000002", 8, 1, 0, "built again from its documents and their vectors", 0)
+    left = [(hit.doc_id, hit.score) for hit in expected if hit.doc_id != "7"]
+    assert [(hit.doc_id, hit.score) for hit in scores(folder)] == left
+    assert Retriever.from_folder(folder).search({"tea": 1.0}, 100)[0].text == "text 9"
+
+
+@pytest.mark.parametrize("model", ["vectors", "mini"])
+@pytest.mark.parametrize("file", ["forward.low.npy", "forward.scales.npy"])
+def test_where_given_vectors_are_damaged_no_encoder_makes_others_and_the_documents_stay(tmp_path, capsys, model, file):
+    folder = given_folder(tmp_path, model)
+    damage_file(folder / "part-000002" / model / file)
+    assert main(["repair", str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert "its vectors came with its documents and are damaged, and no encoder can make them again" in out
+    assert "documents saved: 9, lost: 0" in out
+    retriever = Retriever.from_folder(folder, verify="full")
+    assert (len(retriever), retriever.search({"tea": 1.0}), retriever.search("text")) == (9, [], [])
+    retriever.upsert([Document("5", text="text 5", vector={"tea": 2.0})], progress=False)
+    retriever.commit(progress=False)
+    assert [(hit.doc_id, hit.text) for hit in retriever.search({"tea": 1.0})] == [("5", "text 5")]
+    retriever.merge()
+    damage_file(
+        next(folder.glob(f"part-*/{model}/forward.low.npy"))
+    )  # the merged segment still says whence it has its vectors
+    (report,) = repair(folder)
+    assert report.without_vectors == 9
+
+
+def test_where_nobody_can_tell_whether_vectors_were_given_that_is_said(tmp_path):
+    folder = given_folder(tmp_path, "mini")
+    damage_file(folder / "part-000002" / "part.json", 30)
+    (report,) = repair(folder)
+    assert report.what == (
+        "built again from its documents, all encoded anew: whether vectors had come with them nobody can tell"
+    )
+
+
+def test_a_segment_that_mini_encoded_is_encoded_again(tmp_path):
+    retriever = Retriever.from_pretrained("mini").index([Document("a", text="moon")], progress=False)
+    retriever.save_pretrained(tmp_path / "i")
+    damage_file(tmp_path / "i" / "part-000002" / "mini" / "forward.low.npy")
+    (report,) = repair(tmp_path / "i")
+    assert report == ("part-000002", 1, 0, 0, "built again from its documents", 0)
+    assert Retriever.from_folder(tmp_path / "i").search("moon")[0].doc_id == "a"

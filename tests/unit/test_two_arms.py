@@ -72,7 +72,7 @@ def test_both_arms_go_through_adding_deleting_and_merging_together(writer, files
 class Failing(WordEncoder):
     """Cannot encode."""
 
-    def encode_documents(self, texts):
+    def encode_documents(self, documents):
         raise RuntimeError("no memory for the model")
 
 
