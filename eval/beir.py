@@ -7,6 +7,8 @@ import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from retrieval.encoders.written_options import add_option_argument
+
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", metavar="FOLDER", help="a local BEIR folder: corpus.jsonl, queries.jsonl, qrels/")
     source.add_argument("--dataset", metavar="NAME", help="a public BEIR data set, downloaded once (scifact, ...)")
@@ -18,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--measure", action="append", dest="measures", metavar="NAME",
         help="any ir_measures name; may be repeated (default: nDCG@10, R@100, MRR@10)",
     )  # fmt: skip
+    add_option_argument(parser)
     parser.add_argument("--impacts", choices=("u8", "u16", "f32"), help="how weights are stored (default: u8)")
     parser.add_argument("--depth", type=int, default=1000, help="documents ranked for each query (default: 1000)")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON")
@@ -36,11 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.runs import write_run
     from eval.systems import evaluate_system
     from index.vectors import checked_count
-    from retrieval.encoders.loading import check_name
+    from retrieval.encoders.loading import MODELS, load_encoder
+    from retrieval.encoders.written_options import parse_options
 
+    options = parse_options(arguments.option)
     # everything that can be wrong in the request is found before the long work
     for system in arguments.systems:
-        check_name(system)
+        load_encoder(system, options=None if system in MODELS else options)
     names = tuple(arguments.measures or DEFAULT_MEASURES)
     parse_measures(names)
     depth = checked_count("depth", arguments.depth)
@@ -51,7 +56,14 @@ def run(arguments: argparse.Namespace) -> int:
     dataset = load_dataset(arguments.data or download_dataset(arguments.dataset), arguments.split)
     measured = []
     for system in dict.fromkeys(arguments.systems):
-        outcome = evaluate_system(system, dataset, depth, impacts=arguments.impacts, progress=not arguments.no_progress)
+        outcome = evaluate_system(
+            system,
+            dataset,
+            depth,
+            impacts=arguments.impacts,
+            options={} if system in MODELS else options,
+            progress=not arguments.no_progress,
+        )
         measured.append((outcome, measure_run(dataset.qrels, outcome.run, names)))
     print(as_table(dataset, measured))
     for outcome, _ in measured if arguments.runs else []:

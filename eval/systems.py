@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from eval.datasets import Dataset
 from eval.latency import Latency, measure_latency
 from eval.measures import Run
 from index.options import WeightImpacts
 from retrieval import Retriever
-from retrieval.retriever import IndexStatistics
+from retrieval.opened import IndexStatistics
 
 LATENCY_K = 10
 
@@ -26,10 +27,16 @@ class Outcome(NamedTuple):
 
 
 def evaluate_system(
-    system: str, dataset: Dataset, depth: int, *, impacts: WeightImpacts | None = None, progress: bool = True
+    system: str,
+    dataset: Dataset,
+    depth: int,
+    *,
+    impacts: WeightImpacts | None = None,
+    options: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> Outcome:
     """Index the corpus with the model called `system`, then rank `depth` documents for each query."""
-    retriever = Retriever.from_pretrained(system, impacts=impacts)
+    retriever = Retriever.from_pretrained(system, impacts=impacts, **(options or {}))
     started = time.perf_counter()
     retriever.index(dataset.folder, progress=progress)
     build_seconds = time.perf_counter() - started

@@ -9,6 +9,8 @@ from index.lazy_names import lazy_names  # `index` refuses, at once, to run besi
 if TYPE_CHECKING:
     from index.documents import Document
     from index.errors import WinnowError
+    from retrieval.encoders.learned import LearnedSparseEncoder
+    from retrieval.encoding import encode_corpus
     from retrieval.hits import Explanation, Hit
     from retrieval.retriever import Retriever
 
@@ -16,9 +18,11 @@ HOMES = {
     "Document": "index.documents",
     "Explanation": "retrieval.hits",
     "Hit": "retrieval.hits",
+    "LearnedSparseEncoder": "retrieval.encoders.learned",
     "Retriever": "retrieval.retriever",
     "WinnowError": "index.errors",
+    "encode_corpus": "retrieval.encoding",
 }
-__all__ = ["Document", "Explanation", "Hit", "Retriever", "WinnowError"]
+__all__ = ["Document", "Explanation", "Hit", "LearnedSparseEncoder", "Retriever", "WinnowError", "encode_corpus"]
 
 __getattr__ = lazy_names("retrieval", HOMES)

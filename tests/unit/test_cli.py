@@ -205,7 +205,7 @@ def test_eval_prints_a_table_and_writes_report_and_run(beir_folder, tmp_path, ca
 def test_eval_finds_a_bad_request_before_the_long_work(beir_folder, capsys):
     data = ["--data", str(beir_folder)]
     for arguments, message in [
-        ([*data, "--system", "bm52"], "'bm52' is neither a folder with an index nor a known model"),
+        ([*data, "--system", "bm52"], "'bm52' is neither a folder with an index or a checkpoint nor a known model"),
         ([*data, "--system", "bm25", "--split", "dev"], "has no split 'dev'; its splits are test"),
         ([*data, "--system", "bm25", "--measure", "nDGC@10"], "'nDGC@10' is not a measure"),
         ([*data, "--system", "bm25", "--measure", "nDCG@0"], "'nDCG@0' is not a measure"),

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from fnmatch import fnmatch
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -32,7 +33,14 @@ CALLS = (
     "eval", "exec", "compile", "__import__", "builtins.*", "os.system", "os.popen", "os.exec*", "os.spawn*", "tempfile.mktemp",
     "yaml.*", "pandas.read_pickle", "pd.read_pickle", "torch.hub.*", "torch.jit.load", "*.unsafe_load", "np.fromregex",
 )  # fmt: skip
-SAFE_VALUES = {"allow_pickle": "False", "trust_remote_code": "False", "weights_only": "True", "shell": "False"}
+# code of a checkpoint is run where a user asked for it and gave the revision (retrieval.encoders.wishes.Wishes)
+ASKED_FOR = ("trust_remote_code", "self.trust_remote_code", "wishes.trust_remote_code", "files.trust_remote_code")
+SAFE_VALUES = {
+    "allow_pickle": ("False",),
+    "trust_remote_code": ("False", *ASKED_FOR),
+    "weights_only": ("True",),
+    "shell": ("False",),
+}
 NEEDED = {"np.load": "allow_pickle", "numpy.load": "allow_pickle", "torch.load": "weights_only"}
 LOADERS = "np.load", "numpy.load"
 FROM_HUB = "snapshot_download", "hf_hub_download"
@@ -59,7 +67,7 @@ def faults_of_call(node, is_layer):
         yield f"calls {name}"
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
     for keyword, safe in SAFE_VALUES.items():
-        if given.get(keyword, safe) != safe:
+        if given.get(keyword, safe[0]) not in safe:
             yield f"passes {keyword}={given[keyword]}"
     needed = NEEDED.get(name)
     if needed and needed not in given and (is_layer or name not in LOADERS):
@@ -108,6 +116,8 @@ def test_importing_everything_reaches_for_no_network():
         "for name in sys.argv[1:]: importlib.import_module(name)\n"
     )
     imported = [name for name in names if name != "winnow.__main__"]
+    if find_spec("triton") is None:
+        imported = [name for name in imported if not name.startswith("kernels.gpu.")]
     finished = subprocess.run([sys.executable, "-c", code, *imported], capture_output=True, text=True, cwd=ROOT)
     assert finished.returncode == 0, finished.stderr
     assert len(imported) > 50

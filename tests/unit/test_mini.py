@@ -5,18 +5,24 @@ import pytest
 import torch
 
 from index.errors import ModelError, WinnowError
-from retrieval import Retriever
+from retrieval import Document, Retriever
 from retrieval.encoders import minilm
-from retrieval.encoders.inference_free import InferenceFreeEncoder, InferenceFreeOptions
-from retrieval.encoders.tied_head import batches_of_like_length
+from retrieval.encoders.loading import load_encoder, read_encoder
+from retrieval.encoders.mini import mini
+from retrieval.encoders.neural_side import TruncationWarning
 
 TEXTS = ["The moon pulls the water of the sea.", "", "Flour, water, salt and yeast make bread. " * 60, "a"]
 
 
+def documents(texts):
+    return [Document(str(number), text=text) for number, text in enumerate(texts)]
+
+
 @pytest.fixture(scope="module")
 def encoded():
-    encoder = InferenceFreeEncoder.mini()
-    return encoder, encoder.encode_documents(TEXTS).vectors
+    encoder = mini()
+    with pytest.warns(TruncationWarning, match=r"1 of 4 texts have more than max_length = 256 tokens"):
+        return encoder, encoder.encode_documents(documents(TEXTS)).vectors
 
 
 def row(vectors, number):
@@ -34,8 +40,8 @@ def reference(encoder, text):
     with torch.inference_mode():
         hidden = model(ids).last_hidden_state[0, 1:-1]
         logits = (hidden @ model.embeddings.word_embeddings.weight.T).amax(0)
-    weights = torch.log1p(torch.log1p(torch.relu(logits - encoder.options.threshold)))
-    weights[torch.from_numpy(encoder.is_special)] = 0
+    weights = torch.log1p(torch.log1p(torch.relu(logits - encoder.document.options.threshold)))
+    weights[torch.from_numpy(encoder.document.forbidden)] = 0
     return weights.numpy()
 
 
@@ -63,8 +69,8 @@ def test_a_document_is_expanded_with_terms_it_does_not_say(encoded):
 
 def test_special_and_unused_tokens_carry_no_weight(encoded):
     encoder, vectors = encoded
-    assert encoder.is_special.sum() == 5 + 994  # [PAD] [UNK] [CLS] [SEP] [MASK] and [unused0] to [unused993]
-    assert not encoder.is_special[vectors.indices].any()
+    assert len(encoder.document.forbidden) == 5 + 994  # [PAD] [UNK] [CLS] [SEP] [MASK] and [unused0] to [unused993]
+    assert not np.isin(vectors.indices, encoder.document.forbidden).any()
 
 
 def test_a_query_is_a_set_of_tokens_weighted_by_the_collections_idf():
@@ -82,33 +88,40 @@ def test_a_query_is_a_set_of_tokens_weighted_by_the_collections_idf():
 
 def test_batches_do_not_change_a_documents_vector(encoded):
     encoder, vectors = encoded
-    alone = encoder.encode_documents(TEXTS[:1])
+    alone = encoder.encode_documents(documents(TEXTS[:1]))
     (terms, weights), (alone_terms, alone_weights) = row(vectors, 0), row(alone.vectors, 0)
     assert terms.tolist() == alone_terms.tolist()
-    np.testing.assert_allclose(weights, alone_weights, atol=1e-5)
+    assert weights.tolist() == alone_weights.tolist()
     assert alone.statistics.documents == 1
 
 
 @pytest.mark.parametrize("impacts", ["counts", "u9", 8])
 def test_unknown_impacts_are_refused(impacts):
     with pytest.raises(WinnowError, match="it must be one of u8, u16, f32"):
-        InferenceFreeEncoder.mini(impacts)
+        mini(impacts)
 
 
-def test_batches_hold_texts_of_like_length_within_the_budget():
-    lengths = [5, 0, 254, 254, 3, 254, 254, 254, 254, 254, 254]
-    batches = batches_of_like_length(lengths)
-    assert sorted(text for batch in batches for text in batch) == [
-        text for text, length in enumerate(lengths) if length
-    ]
-    assert all(len(batch) * (max(lengths[text] for text in batch) + 2) <= 2048 for batch in batches)
+def test_options_change_the_vectors():
+    _, weights = row(
+        load_encoder("mini", options={"threshold": 2.0, "top_k": 7, "device": "cpu"})
+        .encode_documents(documents(TEXTS[:1]))
+        .vectors,
+        0,
+    )
+    assert len(weights) == 7
+    with pytest.raises(WinnowError, match="there is no model option 'treshold'"):
+        load_encoder("mini", options={"treshold": 2.0})
+    with pytest.raises(WinnowError, match="mini has one checkpoint and queries without a model"):
+        load_encoder("mini", options={"queries": "binary"})
+    with pytest.raises(ModelError, match="cannot be put on the device 'abacus'"):
+        load_encoder("mini", options={"device": "abacus"}).encode_texts(TEXTS)
 
 
-def test_an_index_of_other_weights_cannot_grow():
-    encoder = InferenceFreeEncoder.mini()
-    other = InferenceFreeEncoder(encoder.tokenizer, InferenceFreeOptions(weights_sha256="0" * 64))
+def test_an_index_of_other_weights_cannot_grow(tmp_path):
+    description = mini().write(tmp_path)
+    description["document"]["model"]["fingerprint"] = "0" * 64
     with pytest.raises(ModelError, match=r"built with weights 000000000000\.\.\."):
-        other.encode_documents(["x"])
+        read_encoder(tmp_path, description).encode_documents(documents(["x"]))
 
 
 @pytest.fixture

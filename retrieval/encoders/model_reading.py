@@ -1,0 +1,178 @@
+"""From a checkpoint's files to a model of transformers with a vocabulary projection, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from transformers.utils import logging
+
+from index.errors import ModelError
+from retrieval.encoders.model_files import ModelFiles, brief
+from retrieval.encoders.options import NeuralOptions
+
+STORED_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+def read_model(files: ModelFiles, options: NeuralOptions) -> Any:
+    """The transformers model, in evaluation mode. Raises ModelError."""
+    if files.base is not None:
+        return with_adapter(files, options)
+    wanted = model_class(files, options)
+    arguments = {
+        "dtype": getattr(torch, options.dtype),
+        "trust_remote_code": files.trust_remote_code,
+        "output_loading_info": True,
+    }
+    if files.gguf is not None:
+        arguments["gguf_file"] = files.gguf
+    else:
+        check_weights(files)
+    try:
+        with quiet():
+            if own_class := class_for_tensors(files, options):
+                config = transformers.AutoConfig.from_pretrained(files.folder)
+                model, report = own_class.from_pretrained(
+                    None, config=config, state_dict=read_tensors(files), **arguments
+                )
+            else:
+                model, report = wanted.from_pretrained(files.folder, **arguments)
+    except ImportError as error:
+        raise ModelError(f"{files.name} needs a package that is not installed ({brief(error)}).") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the library meets in the files
+        raise ModelError(f"{files.name} cannot be loaded ({type(error).__name__}: {brief(error)}).") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{files.name} lacks {len(missing)} of the weights of {type(model).__name__}, {missing[0]} first; it was saved without "
+            "its head, or for another architecture."
+        )
+    return model
+
+
+def class_for_tensors(files: ModelFiles, options: NeuralOptions) -> Any | None:
+    """The class of transformers that takes tensors as they are read; None where the library is to find the weights itself."""
+    has_tensors = next(files.folder.glob("*.safetensors"), None) is not None
+    if files.gguf is not None or files.trust_remote_code or not has_tensors:
+        return None
+    if options.projection == "tied" and not files.architecture.endswith("Model"):
+        return None
+    return getattr(transformers, files.architecture, None)
+
+
+def read_tensors(files: ModelFiles) -> dict[str, torch.Tensor]:
+    """All tensors of the safetensors files, each in memory of its own: what replaces one can let it go. (The library maps the whole file,
+    which then stays in memory beside the layers made from it.)"""
+    tensors = {}
+    for path in files.weight_files():
+        with safe_open(path, "pt") as checked:  # the library's own reading of the header, with its checks
+            names = set(checked.keys())
+        with open(path, "rb", buffering=0) as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+            for name in names:
+                begin, end = header[name]["data_offsets"]
+                data = torch.empty(end - begin, dtype=torch.uint8)
+                file.seek(8 + size + begin)
+                if end > begin and file.readinto(data.numpy()) != end - begin:
+                    raise OSError(f"{path} ends within {name}")
+                tensors[name] = data.view(STORED_DTYPES[header[name]["dtype"]]).view(header[name]["shape"])
+    return tensors
+
+
+def check_weights(files: ModelFiles) -> None:
+    if next(files.weight_files(), None) is None:
+        raise ModelError(f"{files.folder} holds no weights (model.safetensors); the checkpoint is not complete.")
+
+
+def model_class(files: ModelFiles, options: NeuralOptions) -> Any:
+    """The class of transformers that reads the checkpoint with its head."""
+    if files.gguf is not None:
+        return transformers.AutoModelForCausalLM
+    if options.projection == "tied":
+        return transformers.AutoModel
+    architecture = files.architecture or "model of a class that config.json does not name"
+    if architecture.endswith("ForMaskedLM"):
+        return transformers.AutoModelForMaskedLM
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return transformers.AutoModelForCausalLM
+    raise ModelError(
+        f"{files.name} is a {architecture}, which has no vocabulary head; a sparse encoder is a ...ForMaskedLM or ...ForCausalLM."
+    )
+
+
+def with_adapter(files: ModelFiles, options: NeuralOptions) -> Any:
+    """The base model with a LoRA adapter merged into it."""
+    assert files.base is not None
+    try:
+        import peft
+    except ImportError as error:
+        raise ModelError(f"{files.name} is an adapter, which needs peft; pip install 'winnow-ir[train]'.") from error
+    path = files.folder / "adapter_model.safetensors"
+    if not path.is_file():
+        raise ModelError(f"{files.folder} has no adapter_model.safetensors; save the adapter as safetensors.")
+    base = read_model(files.base, options)
+    untie(base)
+    try:
+        with warnings.catch_warnings():  # what does not fit is told below, as an error
+            warnings.simplefilter("ignore")
+            adapted = peft.PeftModel.from_pretrained(base, files.folder)
+        with safe_open(path, "pt") as stored:
+            amiss = sorted(unmatched(set(stored.keys()), adapted))
+        if not amiss:
+            return adapted.merge_and_unload(safe_merge=True)
+        reason = f"{len(amiss)} weights are in one of them alone, {amiss[0]} first"
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError) as error:
+        reason = f"{type(error).__name__}: {brief(error)}"
+    raise ModelError(
+        f"the adapter {files.name} does not fit {files.base.name} ({reason}); give the base_model it was made for."
+    )
+
+
+def unmatched(stored: set[str], adapted: Any) -> set[str]:
+    """The adapter's weights that its file or the adapted model lacks; peft itself only warns, if that. A file may also hold embeddings."""
+    import peft
+
+    taken = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))  # else it asks the hub
+    return (taken - stored) | {name for name in stored - taken if "lora_" in name}
+
+
+def untie(model: Any) -> None:
+    """A projection of its own: merging into one that is tied would change the input embeddings too."""
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is model.get_input_embeddings().weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's progress bars and reports; ours shows documents, theirs would break into it."""
+    level = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
+
+
+def projection_of(model: Any, files: ModelFiles) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight and bias of the vocabulary projection."""
+    layer = model.get_output_embeddings()
+    if not isinstance(layer, torch.nn.Linear):
+        raise ModelError(
+            f"{files.name} ({type(model).__name__}) has no projection to a vocabulary; give a masked or causal language model."
+        )
+    return layer.weight, layer.bias

@@ -1,0 +1,229 @@
+"""A transformers model on texts packed end to end, without padding, up to its vocabulary projection.
+
+Any architecture of the library whose attention goes through its attention interface can be run so: the texts are one sequence,
+each counts its own positions, and attention sees one text at a time. Loading compares it with the library's own way.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Sequence
+from itertools import accumulate, groupby, pairwise
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.activations import GELUActivation
+
+from index.errors import ModelError, WinnowWarning
+from kernels.cpu.linear import InferenceLinear, is_supported
+from kernels.cpu.pooled_head import Head
+
+RAGGED = "ragged"
+FLASH_DTYPES = (torch.float16, torch.bfloat16)
+# what architectures of the library call a linear layer and the activation that follows it
+WITH_GELU = (("dense", "intermediate_act_fn"), ("dense", "transform_act_fn"), ("lin1", "activation"))
+LENGTHS = (3, 17)  # of the texts that a model is checked with
+packed = threading.local()  # .starts of the texts under way in this thread, .bidirectional
+
+
+def ragged_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention within each text: query [1, heads, tokens, size] -> [1, tokens, heads, size]."""
+    causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal) and not packed.bidirectional
+    if query.is_cuda and query.dtype in FLASH_DTYPES:
+        return flash_attention(query, key, value, scaling, causal, sliding_window), None
+    out = torch.empty_like(query)
+    num_tokens = 0
+    for length, texts in groupby(b - a for a, b in pairwise(packed.starts)):  # texts of one length in one call
+        count = sum(1 for _ in texts)
+        span = slice(num_tokens, num_tokens + count * length)
+        mask = None
+        if sliding_window is not None and length > sliding_window:
+            mask = band(length, sliding_window, causal, query.device)
+        q, k, v = (side[0, :, span].unflatten(1, (count, length)).transpose(0, 1) for side in (query, key, value))
+        found = scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            scale=scaling,
+            is_causal=causal and mask is None,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        out[0, :, span] = found.transpose(0, 1).flatten(1, 2)
+        num_tokens = span.stop
+    return out.transpose(1, 2), None
+
+
+def flash_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    causal: bool,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """The same on a GPU, in one call for all texts: [1, tokens, heads, size]."""
+    from torch.nn.attention.varlen import varlen_attn  # of PyTorch 2.13; processors do without
+
+    left = -1 if sliding_window is None else sliding_window - 1
+    starts = torch.tensor(packed.starts, dtype=torch.int32, device=query.device)
+    longest = max(b - a for a, b in pairwise(packed.starts))
+    q, k, v = (side[0].transpose(0, 1).contiguous() for side in (query, key, value))
+    found = varlen_attn(
+        q,
+        k,
+        v,
+        starts,
+        starts,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(left, 0 if causal else left),
+        enable_gqa=q.shape[1] != k.shape[1],
+        num_splits=1,  # else what a text is encoded with may change the order of sums
+    )
+    assert isinstance(found, torch.Tensor)
+    return found[None]
+
+
+def band(length: int, window: int, causal: bool, device: torch.device) -> torch.Tensor:
+    """bool [length, length]: which tokens see which."""
+    positions = torch.arange(length, device=device)
+    distance = positions[:, None] - positions
+    sees = distance.abs() < window
+    return sees & (distance >= 0) if causal else sees
+
+
+AttentionInterface.register(RAGGED, ragged_attention)
+
+
+class SlowModelWarning(WinnowWarning):
+    """A model cannot be run as fast as others."""
+
+
+class RaggedModel:
+    """Token ids to the inputs of the vocabulary projection."""
+
+    def __init__(self, model: PreTrainedModel):
+        """`model` is changed: its projection is taken off, its linear layers are replaced by faster ones."""
+        self.model = model
+        self.bidirectional = False  # lets a decoder's tokens see those after them
+        self.is_packed = True  # else one text at a time
+        self.first_position = first_position(model)
+        self.extra = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+        take_off(model, model.get_output_embeddings())
+        replace_linear_layers(model)
+        self.own_attention = model.config._attn_implementation
+        model.set_attn_implementation(RAGGED)
+
+    @classmethod
+    def checked(cls, model: PreTrainedModel, head: Head, name: str, *, bidirectional: bool = False) -> RaggedModel:
+        """After a comparison with the library's own way, text by text, on a few tokens.
+
+        Raises ModelError where even one text at a time comes out otherwise: such a model does more to its logits than project.
+        """
+        model.eval().requires_grad_(False)
+        ids, starts = torch.arange(sum(LENGTHS)) * 31 % head.num_terms, [0, *accumulate(LENGTHS)]
+        padding = getattr(model.config, "pad_token_id", None)
+        ids[ids == padding] = (31 * sum(LENGTHS)) % head.num_terms  # whose positions some architectures count otherwise
+        with torch.inference_mode():
+            expected = torch.cat([model(input_ids=ids[None, a:b].to(model.device))[0][0] for a, b in pairwise(starts)])
+            if expected.shape[1] != head.num_terms:
+                expected = every_logit(expected, head)
+        ragged = cls(model)
+        for ragged.is_packed in (True, False):
+            if not ragged.is_packed:
+                model.set_attn_implementation(ragged.own_attention)
+            if is_close(every_logit(ragged.hidden(ids, starts), head), expected):
+                break
+        else:
+            raise ModelError(
+                f"{name} ({type(model).__name__}) does more to its logits than a projection and a bias; it cannot be used as a "
+                "sparse encoder here."
+            )
+        if not ragged.is_packed:
+            warnings.warn(
+                f"{name} cannot be run on packed texts: one text at a time is slower.", SlowModelWarning, stacklevel=2
+            )
+            if bidirectional:
+                raise ModelError(
+                    f"{name} has an attention of its own, which cannot be made bidirectional; leave it out."
+                )
+        ragged.bidirectional = bidirectional
+        return ragged
+
+    @torch.inference_mode()
+    def hidden(self, ids: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
+        """[tokens, width] of texts end to end; text t is ids[starts[t] : starts[t + 1]]."""
+        device = self.model.device
+        if not self.is_packed:
+            texts = [ids[None, a:b].to(device) for a, b in pairwise(starts)]
+            return torch.cat([self.model(input_ids=text, **self.extra)[0][0] for text in texts])
+        packed.starts, packed.bidirectional = starts, self.bidirectional
+        positions = torch.cat([torch.arange(b - a) for a, b in pairwise(starts)]) + self.first_position
+        found: torch.Tensor = self.model(
+            input_ids=ids.to(device)[None], position_ids=positions.to(device)[None], **self.extra
+        )[0]
+        return found[0]
+
+
+def every_logit(hidden: torch.Tensor, head: Head) -> torch.Tensor:
+    """[tokens, terms]: only for a few tokens."""
+    return torch.cat([tile(hidden) for tile in head.tiles], 1)
+
+
+def is_close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Within what the precision explains."""
+    margin = 1e-3 if expected.dtype == torch.float32 else 0.1
+    return bool((found - expected).abs().max() <= margin * expected.abs().max().clamp(min=1e-3))
+
+
+def take_off(model: torch.nn.Module, module: torch.nn.Module | None) -> None:
+    """Let a part of the model pass on what it is given."""
+    if module is None:
+        return
+    name = next(name for name, part in model.named_modules() if part is module)
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, torch.nn.Identity())
+
+
+def replace_linear_layers(model: torch.nn.Module) -> None:
+    """By faster ones; a GELU that follows one is computed with it."""
+    for part in [
+        part for part in model.modules() if type(part) is not torch.nn.Linear
+    ]:  # the old ones are let go one by one
+        for name, layer in list(part.named_children()):
+            if type(layer) is torch.nn.Linear and is_supported(layer.weight):
+                following = next((after for first, after in WITH_GELU if name == first and is_gelu(part, after)), None)
+                setattr(part, name, InferenceLinear(layer.weight, layer.bias, gelu=following is not None))
+                if following is not None:
+                    setattr(part, following, torch.nn.Identity())
+
+
+def is_gelu(part: torch.nn.Module, name: str) -> bool:
+    return (
+        isinstance(getattr(part, name, None), GELUActivation | torch.nn.GELU)
+        and getattr(getattr(part, name), "approximate", "none") == "none"
+    )
+
+
+def first_position(model: torch.nn.Module) -> int:
+    """The number of a text's first position: RoBERTa's kin begin after the number that stands for padding."""
+    for part in model.modules():
+        if hasattr(part, "create_position_ids_from_input_ids"):
+            return int(part.padding_idx) + 1
+    return 0

@@ -1,0 +1,52 @@
+"""Options of a model as a command line has them: NAME=VALUE."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from index.errors import WinnowError
+
+TEXTS = (
+    "prefix",
+    "suffix",
+    "revision",
+    "query_model",
+    "base_model",
+)  # whose value is a text even where it looks like a number
+
+
+def add_option_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--option",
+        "-o",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the model, such as activation=log1p or query_max_length=64 (docs/models.md); may be repeated",
+    )
+
+
+def parse_options(written: Iterable[str]) -> dict[str, Any]:
+    """The options by name; true, false, null and numbers as JSON writes them, anything else is a text.
+
+    >>> parse_options(["max_length=128", "echo=true", "query_prefix=query: "])
+    {'max_length': 128, 'echo': True, 'query_prefix': 'query: '}
+    """
+    options: dict[str, Any] = {}
+    for one in written:
+        name, is_there, value = one.partition("=")
+        if not is_there or not name:
+            raise WinnowError(f"the option {one!r:.60} is not NAME=VALUE; write it as activation=log1p.")
+        options[name] = value if name.endswith(TEXTS) else as_value(value)
+    return options
+
+
+def as_value(written: str) -> Any:
+    try:
+        found = json.loads(written)
+    except (ValueError, RecursionError):
+        return written
+    return found if isinstance(found, bool | int | float | None) else written

@@ -1,0 +1,141 @@
+"""Attention over texts packed end to end, against attention over each text alone."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from index.errors import ModelError
+from kernels.cpu.pooled_head import Head
+from retrieval.encoders import ragged_model
+from retrieval.encoders.ragged_model import RaggedModel, flash_attention, packed, ragged_attention
+
+STARTS = [0, 1, 8, 15, 40]  # two of the same length
+
+
+def tensors(kv_heads=4):
+    torch.manual_seed(0)
+    return [torch.randn(1, heads, STARTS[-1], 8) for heads in (4, kv_heads, kv_heads)]
+
+
+def one_text_at_a_time(query, key, value, sees):
+    """By the definition of attention, in float64; `sees(i, j)` says whether token i looks at token j of its text."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (side.repeat_interleave(groups, 1) for side in (key, value))
+    out = torch.empty_like(query, dtype=torch.float64)
+    for a, b in pairwise(STARTS):
+        q, k, v = (side[:, :, a:b].double() for side in (query, key, value))
+        scores = q @ k.transpose(-1, -2) * 8**-0.5
+        hidden = torch.tensor([[not sees(i, j) for j in range(b - a)] for i in range(b - a)])
+        out[:, :, a:b] = scores.masked_fill(hidden, float("-inf")).softmax(-1) @ v
+    return out.transpose(1, 2)
+
+
+KINDS = {
+    "every token": (dict(is_causal=False), lambda i, j: True),
+    "those before": (dict(is_causal=True), lambda i, j: j <= i),
+    "neighbours": (dict(is_causal=False, sliding_window=5), lambda i, j: abs(i - j) < 5),
+    "a few before": (dict(is_causal=True, sliding_window=5), lambda i, j: 0 <= i - j < 5),
+}
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_see_their_own_text_alone(kind, kv_heads):
+    arguments, sees = KINDS[kind]
+    packed.starts, packed.bidirectional = STARTS, False
+    query, key, value = tensors(kv_heads)
+    found, _ = ragged_attention(SimpleNamespace(), query, key, value, None, scaling=8**-0.5, **arguments)
+    expected = one_text_at_a_time(query, key, value, sees)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_decoder_may_be_made_to_look_ahead():
+    packed.starts, packed.bidirectional = STARTS, True
+    query, key, value = tensors()
+    found, _ = ragged_attention(SimpleNamespace(is_causal=True), query, key, value, None, scaling=8**-0.5)
+    expected = one_text_at_a_time(query, key, value, lambda i, j: True)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def varlen_attention(q, k, v, starts_q, starts_k, longest_q, longest_k, *, scale, window_size, enable_gqa, num_splits):
+    """What torch.nn.attention.varlen documents of its arguments: [tokens, heads, size], windows (left, right), -1 for all."""
+    assert starts_q.dtype == starts_k.dtype == torch.int32
+    assert longest_q == longest_k == 25
+    assert num_splits == 1
+    left, right = window_size
+    out = torch.empty_like(q)
+    for a, b in pairwise(starts_q.tolist()):
+        behind = torch.arange(b - a)[:, None] - torch.arange(b - a)
+        sees = ((behind <= left) | (left < 0)) & ((-behind <= right) | (right < 0))
+        one = (side[a:b].transpose(0, 1)[None] for side in (q, k, v))
+        found = scaled_dot_product_attention(*one, attn_mask=sees, scale=scale, enable_gqa=enable_gqa)
+        out[a:b] = found[0].transpose(0, 1)
+    return out
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gpu_is_asked_for_the_same(kind, kv_heads, monkeypatch):
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attention)
+    arguments, sees = KINDS[kind]
+    packed.starts = STARTS
+    query, key, value = tensors(kv_heads)
+    found = flash_attention(query, key, value, 8**-0.5, arguments["is_causal"], arguments.get("sliding_window"))
+    expected = one_text_at_a_time(query, key, value, sees)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def tiny_bert():
+    from transformers import BertConfig, BertForMaskedLM
+
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    model = BertForMaskedLM(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def head_of(model):
+    return Head.of(model.get_output_embeddings().weight, model.get_output_embeddings().bias)
+
+
+def logits_of(ragged, head, ids, starts):
+    with torch.inference_mode():
+        return ragged_model.every_logit(ragged.hidden(ids, starts), head)
+
+
+def test_a_packed_model_equals_the_library_text_by_text():
+    model, ids = tiny_bert(), torch.arange(40) % 50
+    with torch.inference_mode():
+        expected = torch.cat([model(input_ids=ids[None, a:b]).logits[0] for a, b in pairwise(STARTS)])
+    head = head_of(model)
+    ragged = RaggedModel.checked(model, head, "tiny")
+    torch.testing.assert_close(logits_of(ragged, head, ids, STARTS), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_that_cannot_be_packed_runs_text_by_text_and_says_so(monkeypatch):
+    model, ids = tiny_bert(), torch.arange(40) % 50
+    with torch.inference_mode():
+        expected = torch.cat([model(input_ids=ids[None, a:b]).logits[0] for a, b in pairwise(STARTS)])
+    head = head_of(model)
+    monkeypatch.setattr(ragged_model, "first_position", lambda model: 1)  # as if its positions were numbered otherwise
+    with pytest.warns(ragged_model.SlowModelWarning, match="tiny cannot be run on packed texts"):
+        ragged = RaggedModel.checked(model, head, "tiny")
+    torch.testing.assert_close(logits_of(ragged, head, ids, STARTS), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_that_changes_its_logits_is_refused():
+    model = tiny_bert()
+    head, forward = head_of(model), model.forward
+
+    def capped(**inputs):
+        found = forward(**inputs)
+        return (30 * torch.tanh(found[0] / 3), *found[1:])
+
+    model.forward = capped
+    with pytest.raises(ModelError, match="does more to its logits than a projection and a bias"):
+        RaggedModel.checked(model, head, "tiny")
