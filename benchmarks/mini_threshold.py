@@ -18,12 +18,13 @@ import numpy as np
 
 from eval.datasets import load_dataset
 from eval.measures import measure_run
+from index.documents import Document
 from index.inverted import InvertedIndex
 from index.segment import Encoded
 from index.snapshot import Arm
 from retrieval.corpus import read_corpus
 from retrieval.encoders.bm25 import BM25Encoder
-from retrieval.encoders.inference_free import InferenceFreeEncoder, InferenceFreeOptions
+from retrieval.encoders.mini import mini
 from retrieval.encoders.protocol import SparseEncoder
 
 THRESHOLDS = (1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
@@ -72,13 +73,12 @@ def measured(task: Task, encoder: SparseEncoder, encoded: Encoded) -> dict[str, 
 
 
 def results(task: Task) -> Iterator[dict[str, object]]:
-    texts = list(task.documents.values())
+    documents = [Document(doc_id, text=text) for doc_id, text in task.documents.items()]
     bm25 = BM25Encoder()
-    yield {"task": task.name, "system": "bm25", **measured(task, bm25, bm25.encode_documents(texts))}
-    lowest = InferenceFreeOptions(threshold=min(THRESHOLDS), impacts="f32")
-    encoder = InferenceFreeEncoder(InferenceFreeEncoder.mini().tokenizer, lowest)
-    encoded = encoder.encode_documents(texts)
-    logits = np.expm1(np.expm1(encoded.vectors.data)) + lowest.threshold  # undo the encoder's two logs
+    yield {"task": task.name, "system": "bm25", **measured(task, bm25, bm25.encode_documents(documents))}
+    encoder = mini("f32", threshold=min(THRESHOLDS))
+    encoded = encoder.encode_documents(documents)
+    logits = np.expm1(np.expm1(encoded.vectors.data)) + min(THRESHOLDS)  # undo the encoder's two logs
     for threshold in THRESHOLDS:
         once = np.log1p(np.maximum(logits - threshold, 0))
         for logs, weights in ((1, once), (2, np.log1p(once))):

@@ -24,6 +24,7 @@ from protocol import Query, save_queries
 from truth import write_truth
 
 from eval.datasets import one_of, read_queries
+from index.documents import Document
 from index.inverted import InvertedIndex
 from index.options import InvertedIndexOptions
 from index.segment import Statistics
@@ -31,20 +32,20 @@ from index.snapshot import Arm
 from index.vectors import concatenate
 from kernels.cpu.sparse import SparseRows
 from retrieval.corpus import lines_of, read_corpus
-from retrieval.encoders.inference_free import InferenceFreeEncoder
+from retrieval.encoders.mini import mini
 from retrieval.progress import progress
 
 DOCUMENTS_A_PART = 1_024  # encoded between two files; at most these are lost when a run is interrupted
 
 
-def encode_parts(texts: Iterator[str], total: int, folder: Path) -> list[Path]:
+def encode_parts(documents: Iterator[Document], total: int, folder: Path) -> list[Path]:
     """One file of vectors and document frequencies for each part; those that are there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = [folder / f"{number:05d}.npz" for number in range(-(-total // DOCUMENTS_A_PART))]
     for part in progress(parts, total=len(parts), doing="Encoding", unit="parts", shown=True):
-        batch = list(islice(texts, DOCUMENTS_A_PART))
+        batch = list(islice(documents, DOCUMENTS_A_PART))
         if not part.exists():
-            encoded = InferenceFreeEncoder.mini().encode_documents(batch)
+            encoded = mini().encode_documents(batch)
             unfinished = part.with_suffix(".unfinished.npz")
             np.savez(unfinished, **encoded.vectors._asdict(), document_frequency=encoded.statistics.document_frequency)
             unfinished.rename(part)
@@ -80,9 +81,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     num_docs = sum(1 for _ in read_corpus(arguments.data))
-    texts = (document.searched_text for document in read_corpus(arguments.data))
-    encoder = InferenceFreeEncoder.mini()
-    rows, statistics = joined(encode_parts(texts, num_docs, arguments.out / "parts"))
+    encoder = mini()
+    rows, statistics = joined(encode_parts(read_corpus(arguments.data), num_docs, arguments.out / "parts"))
     for array, dtype in (("indptr", np.int64), ("indices", np.uint16), ("data", np.float32)):
         np.save(arguments.out / f"docs_{array}.npy", getattr(rows, array).astype(dtype))
     by_id = read_queries(one_of(arguments.data, "queries.jsonl"))
