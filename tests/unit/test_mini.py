@@ -56,6 +56,12 @@ def test_a_document_has_the_weights_of_the_formula(encoded, number):
     assert len(terms) >= 5
 
 
+def test_vectors_wait_for_the_index_in_a_file_not_in_memory(encoded):
+    _, vectors = encoded
+    assert isinstance(vectors.indices, np.memmap)
+    assert isinstance(vectors.data, np.memmap)
+
+
 def test_an_empty_text_has_an_empty_row(encoded):
     terms, _ = row(encoded[1], 1)
     assert len(terms) == 0
