@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import filecmp
 import json
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from index.vocabulary import Vocabulary
 from kernels.cpu.sparse import SparseRows
 from retrieval.corpus import Corpus, FieldNames, read_corpus
 from retrieval.encoders.loading import load_encoder, read_encoder
+from retrieval.encoders.neural_side import TruncationWarning
 from retrieval.encoders.protocol import SparseEncoder
 from retrieval.encoders.weighted_terms import renumbered
 from retrieval.progress import progress as counted
@@ -68,7 +71,7 @@ def encode_corpus(
             "whose vocabulary is fixed, such as mini."
         )
     documents = counted(read_corpus(corpus, names), total=None, doing="encoding", unit="documents", shown=progress)
-    with FolderWriter(folder, KIND) as files:
+    with told_once(), FolderWriter(folder, KIND) as files:
         growing = Growing(files, encoder)
         growing.pass_by(documents)
         there_before = len(growing.ids)
@@ -77,6 +80,25 @@ def encode_corpus(
         if len(growing.ids) == 0:
             raise CorpusError("the corpus holds no documents; give at least one.")
         return EncodedFolder(len(growing.ids), there_before)
+
+
+@contextmanager
+def told_once() -> Iterator[None]:
+    """What the parts say of texts that were cut becomes one warning of them all."""
+    counts: list[tuple[int, int, int]] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", TruncationWarning)
+            yield
+    finally:
+        for one in caught:
+            if isinstance(one.message, TruncationWarning):
+                counts.append(one.message.numbers)
+            else:
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        if counts:
+            cut, texts, lengths = zip(*counts, strict=True)
+            warnings.warn(TruncationWarning(sum(cut), sum(texts), lengths[0]), stacklevel=4)
 
 
 def part_size(documents_before: int) -> int:

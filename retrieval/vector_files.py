@@ -23,6 +23,7 @@ from kernels.cpu.sparse import SparseRows
 from retrieval.ciff import read_ciff
 from retrieval.corpus import Corpus, FieldNames, as_document, read_corpus, records_of
 from retrieval.csr_files import read_npz
+from retrieval.encoders.learned import LearnedSparseEncoder
 from retrieval.encoders.protocol import SparseEncoder
 from retrieval.encoding import read_encoder_of
 from retrieval.vectors_by_id import RowIds, VectorsById
@@ -66,6 +67,13 @@ def check_vocabulary(vectors: Vectors, encoder: SparseEncoder) -> None:
             f"{vectors} holds vectors of {made_by.name}, whose vocabulary of {len(terms):,} terms is not that of {encoder.name}, "
             f"{len(encoder.terms):,} terms; index with the model that encoded them, or with the model vectors."
         )
+    if isinstance(made_by, LearnedSparseEncoder) and isinstance(encoder, LearnedSparseEncoder):
+        differs = made_by.document.differs_from(encoder.document)
+        if differs:
+            raise ModelError(
+                f"{vectors} holds vectors that {made_by.name} made with other {differs} than those of {encoder.name} here; index with the "
+                "model and options that encoded them."
+            )
 
 
 def vectors_alone(path: Path, vectors: Vectors | None, encoder: SparseEncoder) -> Iterator[Document]:

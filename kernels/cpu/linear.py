@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-FEWEST_ROWS = 16  # with fewer, other kernels add up in another order
+FEWEST_ROWS = 16  # one row alone is added up in another order; the rest is a margin
 ROWS_EXPECTED = 2048  # oneDNN chooses the layout of the weights by them
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -40,6 +40,7 @@ def is_supported(weight: torch.Tensor) -> bool:
     """Whether oneDNN takes this weight here; `torch.nn.Linear` does in any case."""
     return (
         weight.device.type == "cpu"
+        and weight.numel() > 0
         and weight.dtype in DTYPES
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -30,6 +30,7 @@ from retrieval.encoders.prompt_reps import side_of
 from retrieval.encoders.term_weights import CollectionIdf, TermWeights
 from retrieval.encoders.tokens import special_terms
 from retrieval.encoders.weighted_terms import FixedVocabulary
+from retrieval.queries import checked_text
 
 DOCUMENTS_TOGETHER = 64  # whose vectors came with them
 
@@ -53,10 +54,10 @@ class LearnedSparseEncoder:
         """impacts  how weights are stored, see InvertedIndexOptions"""
         if impacts not in get_args(WeightImpacts):
             raise WinnowError(f"impacts is {impacts!r}; it must be one of {', '.join(get_args(WeightImpacts))}.")
-        size = tokenizer.get_vocab_size(with_added_tokens=True)
+        size = 1 + max(tokenizer.get_vocab().values(), default=-1)
         if size > num_terms:
             raise ModelError(
-                f"the tokenizer of {name} has {size} tokens, the model {num_terms} terms; they are of different models."
+                f"the tokenizer of {name} numbers its tokens up to {size - 1}, the model has {num_terms} terms; they are of different models."
             )
         self.name, self.tokenizer, self.num_terms = name, tokenizer, num_terms
         self.document, self.query, self.impacts = document, query, impacts
@@ -102,9 +103,7 @@ class LearnedSparseEncoder:
 
     def encode_texts(self, texts: Iterable[str]) -> SparseRows:
         """float32 rows, one for each text of a document, over the model's terms."""
-        if isinstance(texts, str):
-            raise WinnowError(f"texts is {texts!r:.60}; it must be a list of strings.")
-        with spilled(self.document.encode(texts), self.num_terms, None) as vectors:
+        with spilled(self.document.encode(checked_texts("texts", texts)), self.num_terms, None) as vectors:
             return vectors
 
     def given(self, documents: Iterable[Document], counts: TokenCounts) -> Iterator[SparseRows]:
@@ -130,8 +129,7 @@ class LearnedSparseEncoder:
 
         Raises WinnowError where the weights of a query depend on the collection that it searches.
         """
-        if isinstance(texts, str):
-            raise WinnowError(f"texts is {texts!r:.60}; it must be a list of strings.")
+        texts = checked_texts("the queries", texts)
         if isinstance(self.query, NeuralSide):
             return concatenate(list(self.query.encode(texts)))
         if isinstance(self.query, CollectionIdf):
@@ -210,6 +208,13 @@ class LearnedSparseEncoder:
             query = CollectionIdf(special_terms(tokenizer))
         document = neural_side(description["document"], tokenizer)
         return cls(description["name"], tokenizer, description["terms"], document, query, description["impacts"])
+
+
+def checked_texts(name: str, texts: Iterable[str]) -> Iterator[str]:
+    """The texts, each checked when it is taken. Raises WinnowError."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise WinnowError(f"{name} is {type(texts).__name__} {texts!r:.60}; it must be a list of strings.")
+    return (checked_text("a text", text) for text in texts)
 
 
 def text_of(document: Document) -> str:

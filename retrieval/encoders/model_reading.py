@@ -32,6 +32,7 @@ def read_model(files: ModelFiles, options: NeuralOptions) -> Any:
         "dtype": getattr(torch, options.dtype),
         "trust_remote_code": files.trust_remote_code,
         "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # they are told below, with their numbers
     }
     if files.gguf is not None:
         arguments["gguf_file"] = files.gguf
@@ -52,7 +53,12 @@ def read_model(files: ModelFiles, options: NeuralOptions) -> Any:
         raise
     except Exception as error:  # whatever the library meets in the files
         raise ModelError(f"{files.name} cannot be loaded ({type(error).__name__}: {brief(error)}).") from error
-    missing = sorted(report["missing_keys"])
+    for key, stored, expected in report["mismatched_keys"]:
+        raise ModelError(
+            f"{files.name} has {key} of shape {tuple(stored)}, its config.json asks for {tuple(expected)}; get the checkpoint again."
+        )
+    is_unused = ("pooler.",) if options.projection == "tied" else ()
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(is_unused))
     if missing:
         raise ModelError(
             f"{files.name} lacks {len(missing)} of the weights of {type(model).__name__}, {missing[0]} first; it was saved without "
@@ -63,8 +69,8 @@ def read_model(files: ModelFiles, options: NeuralOptions) -> Any:
 
 def class_for_tensors(files: ModelFiles, options: NeuralOptions) -> Any | None:
     """The class of transformers that takes tensors as they are read; None where the library is to find the weights itself."""
-    has_tensors = next(files.folder.glob("*.safetensors"), None) is not None
-    if files.gguf is not None or files.trust_remote_code or not has_tensors:
+    has_tensors = any(path.suffix == ".safetensors" for path in files.weight_files())
+    if files.trust_remote_code or not has_tensors:
         return None
     if options.projection == "tied" and not files.architecture.endswith("Model"):
         return None
@@ -92,7 +98,7 @@ def read_tensors(files: ModelFiles) -> dict[str, torch.Tensor]:
 
 
 def check_weights(files: ModelFiles) -> None:
-    if next(files.weight_files(), None) is None:
+    if not files.weight_files():
         raise ModelError(f"{files.folder} holds no weights (model.safetensors); the checkpoint is not complete.")
 
 

@@ -18,7 +18,7 @@ from index.errors import ModelError
 from kernels.cpu.pooled_head import Head, pooled_head
 from kernels.cpu.sparse import SparseRows
 from retrieval.encoders.model_files import ModelFiles, brief
-from retrieval.encoders.model_reading import projection_of, read_model
+from retrieval.encoders.model_reading import projection_of, quiet, read_model
 from retrieval.encoders.options import NeuralOptions
 from retrieval.encoders.ragged_model import RaggedModel
 from retrieval.encoders.tokens import Tokens
@@ -69,8 +69,14 @@ class NeuralModel:
             weight, bias = model.get_input_embeddings().weight, None
         else:
             weight, bias = projection_of(model, files)
-        head = Head.of(weight, bias)
-        ragged = RaggedModel.checked(model, head, files.name, bidirectional=options.bidirectional)
+        try:
+            head = Head.of(weight, bias)
+            with quiet():
+                ragged = RaggedModel.checked(model, head, files.name, bidirectional=options.bidirectional)
+        except (ModelError, MemoryError):
+            raise
+        except Exception as error:  # whatever an architecture that is like no other does
+            raise ModelError(f"{files.name} ({type(model).__name__}) cannot be run here ({brief(error)}).") from error
         return cls(ragged, head, weight, bias)
 
     @torch.inference_mode()

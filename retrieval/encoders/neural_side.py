@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -26,6 +27,8 @@ from retrieval.encoders.tokens import TextTokens, Tokens, special_terms
 if TYPE_CHECKING:
     from retrieval.encoders.neural_model import NeuralModel
 
+NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")  # the last one is oneDNN's
+
 EMPTY_ROW = SparseRows(np.zeros(2, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
 
 Seen = Callable[[list[np.ndarray]], None]
@@ -34,6 +37,12 @@ Found = TypeVar("Found")
 
 class TruncationWarning(WinnowWarning):
     """Texts were longer than the model reads."""
+
+    def __init__(self, num_cut: int, num_texts: int, max_length: int):
+        super().__init__(
+            f"{num_cut:,} of {num_texts:,} texts have more than max_length = {max_length} tokens; what comes after was not read."
+        )
+        self.numbers = num_cut, num_texts, max_length
 
 
 class MemoryWarning(WinnowWarning):
@@ -70,6 +79,17 @@ class NeuralSide:
 
         return NeuralModel.of(self.files, self.options, self.device)
 
+    def differs_from(self, other: NeuralSide) -> str | None:
+        """What makes this side's vectors others than those of another; None: nothing."""
+        files = [side.files.fingerprint or side.files.found_fingerprint for side in (self, other)]
+        weights = [None if side.own_weights is None else side.own_weights.tolist() for side in (self, other)]
+        if files[0] != files[1] or weights[0] != weights[1]:
+            return "weights or config"
+        options = [asdict(side.options) for side in (self, other)]
+        return next(
+            (f"{name} ({options[0][name]!r})" for name in options[0] if options[0][name] != options[1][name]), None
+        )
+
     def encode(self, texts: Iterable[str], seen: Seen = lambda own: None) -> Iterator[SparseRows]:
         """The vectors of all texts, in order, some at a time.
 
@@ -98,12 +118,7 @@ class NeuralSide:
                 num_cut += sum(one.is_cut for one in tokens)
                 yield work(tokens)
         if num_cut:
-            warnings.warn(
-                f"{num_cut:,} of {num_texts:,} texts have more than max_length = {self.options.max_length} tokens; what comes "
-                "after was not read.",
-                TruncationWarning,
-                stacklevel=2,
-            )
+            warnings.warn(TruncationWarning(num_cut, num_texts, self.options.max_length), stacklevel=2)
 
     def encode_one(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """(terms int32, weights float32) of one text."""
@@ -164,4 +179,4 @@ class NeuralSide:
 def is_out_of_memory(error: BaseException) -> bool:
     """PyTorch tells it in several ways."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, MemoryError) or any(told in text for told in NO_MEMORY)

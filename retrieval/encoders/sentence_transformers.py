@@ -34,7 +34,14 @@ ACTIVATIONS = {"relu": "log1p", "log1p_relu": "log1p_log1p"}
 DOCUMENT_ROUTES = ("document", "passage", "corpus")
 TRANSFORMERS = ("Transformer", "MLMTransformer")
 STATIC = "SparseStaticEmbedding"
-UNKNOWN_SETTINGS = ("processing_kwargs", "query_expansion")  # would change vectors in ways that are not known here
+UNKNOWN_SETTINGS = (
+    "processing_kwargs",
+    "query_expansion",
+    "tokenizer_args",
+    "processor_kwargs",
+    "config_args",
+    "config_kwargs",
+)  # would change vectors in ways that are not known here
 
 Modules = Sequence[tuple[str, str]]  # kind and folder of each
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -89,6 +90,12 @@ def put_in_place(partial: Path, folder: Path) -> None:
     flush_folder(folder.parent)
 
 
+OF_A_MODEL = re.compile(
+    r"[a-z_]*config[a-z_]*\.json|modules\.json|tokenizer\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)|merges\.txt"
+    r"|(model|pytorch_model)[-a-z0-9]*\.(safetensors|bin)|(model|pytorch_model)[a-z.]*\.index\.json|idf\.json|README\.md|.*\.model"
+)
+
+
 def check_replaceable(folder: Path) -> None:
     """Raises WinnowError unless the folder is not there, empty, or such a model."""
     if not os.path.lexists(folder):
@@ -98,6 +105,11 @@ def check_replaceable(folder: Path) -> None:
     names = os.listdir(folder)
     if names and not {"modules.json", "config_sentence_transformers.json"} <= set(names):
         raise WinnowError(f"{folder} holds {min(names)!r} and is no model of this kind; give a new or empty folder.")
+    for path in sorted(folder.rglob("*")):  # it would be gone
+        if path.is_symlink() or not (path.is_dir() or OF_A_MODEL.fullmatch(path.name)) or path.name.startswith("."):
+            raise WinnowError(
+                f"{folder} holds {str(path.relative_to(folder))!r:.80}, which is not of a model; give a new or empty folder."
+            )
 
 
 def check_expressible(encoder: LearnedSparseEncoder) -> None:
@@ -225,7 +237,7 @@ def write_transformer(folder: Path, encoder: LearnedSparseEncoder, sides: Mappin
     """sides  those that use it"""
     files = next(iter(sides.values())).files
     files.check_fingerprint()
-    weights = list(files.weight_files())
+    weights = files.weight_files()
     if not weights:
         raise ModelError(f"{files.folder} holds no weights (model.safetensors); the checkpoint is not complete.")
     config = {name: value for name, value in files.config.items() if name not in ("auto_map", "torch_dtype")}

@@ -20,6 +20,7 @@ from index.storage import open_array
 from retrieval.encoders.options import LONGEST_TEXT, check_whole
 from retrieval.encoders.tokens import special_terms
 
+LARGEST_WEIGHT = 1e30
 TABLE_OPTIONS = ("prefix", "max_length", "top_k")
 
 
@@ -79,7 +80,7 @@ class TermWeights:
                 raise ModelError(
                     f"{name} has a weight for {token!r:.60}, which the tokenizer does not know; it is of another model."
                 )
-            if not isinstance(weight, int | float) or isinstance(weight, bool):
+            if not isinstance(weight, int | float) or isinstance(weight, bool) or not abs(weight) < LARGEST_WEIGHT:
                 raise ModelError(f"{name} has the weight {weight!r:.60} for {token!r:.60}; it must be a number.")
             table[number] = weight
         return cls(table)

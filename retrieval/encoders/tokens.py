@@ -13,15 +13,23 @@ from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
+from tokenizers.normalizers import BertNormalizer
 
 from index.errors import ModelError
-from retrieval.encoders.model_files import brief
+from retrieval.encoders.model_files import brief, read_json
 from retrieval.encoders.options import NeuralOptions
 
 UNUSED = re.compile(r"\[unused\d+\]|\[PAD\]|\[UNK\]|\[CLS\]|\[SEP\]|\[MASK\]")
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+
+
+BERT_SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
 
 
 class Tokens(NamedTuple):
@@ -112,11 +120,12 @@ def tokens_at(encoding: Encoding, start: int, stop: int) -> slice:
 
 def special_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after a text."""
-    encoding = tokenizer.encode("a", add_special_tokens=True)
-    own = [position for position, is_special in enumerate(encoding.special_tokens_mask) if not is_special]
-    if not own:  # not even a known token for "a"
-        return [], []
-    return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
+    for text in ("a", *(tokenizer.decode([number]) for number in range(tokenizer.get_vocab_size()))):
+        encoding = tokenizer.encode(text, add_special_tokens=True)
+        own = [position for position, is_special in enumerate(encoding.special_tokens_mask) if not is_special]
+        if own:  # a text that has a token, which "a" may not have
+            return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
+    return [], []
 
 
 def special_terms(tokenizer: Tokenizer) -> np.ndarray:
@@ -124,6 +133,23 @@ def special_terms(tokenizer: Tokenizer) -> np.ndarray:
     added = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     named = {number for token, number in tokenizer.get_vocab().items() if UNUSED.fullmatch(token)}
     return np.array(sorted(added | named), np.int64)
+
+
+def check_settings(path: Path, tokenizer: Tokenizer) -> None:
+    """Raise ModelError where tokenizer_config.json contradicts tokenizer.json: libraries differ in which of them counts."""
+    config = read_json(path) if path.is_file() else {}
+    if config.get("truncation_side", "right") != "right":
+        raise ModelError(
+            f"{path} cuts texts on the {config['truncation_side']!r:.20} side; only 'right' is known here."
+        )
+    if not isinstance(tokenizer.normalizer, BertNormalizer):
+        return
+    for setting, name in BERT_SETTINGS.items():
+        wanted, held = config.get(setting), getattr(tokenizer.normalizer, name)
+        if wanted is not None and bool(wanted) != bool(held):
+            raise ModelError(
+                f"{path} has {setting} = {wanted!r:.20}, tokenizer.json has {held!r}; make them agree, as the model was trained."
+            )
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -134,9 +160,11 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     file = folder / "tokenizer.json"
     if file.is_file():
         try:
-            return Tokenizer.from_file(str(file))
+            found = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises nothing narrower
             raise ModelError(f"{file} cannot be read ({brief(error)}); get the checkpoint again.") from error
+        check_settings(folder / "tokenizer_config.json", found)
+        return found
     from transformers import AutoTokenizer
 
     gguf = [] if any((folder / name).is_file() for name in TOKENIZER_FILES) else sorted(folder.glob("*.gguf"))

@@ -106,7 +106,7 @@ def test_an_index_of_an_adapter_is_opened_and_other_weights_refused(base, tmp_pa
 
     neural_model.LOADED.clear()
     adapter(folder, base, str(base), r=2)
-    with pytest.raises(ModelError, match=r"the index was built with weights [0-9a-f]{12}\.\.\."):
+    with pytest.raises(ModelError, match=r"the index was built with weights and config [0-9a-f]{12}\.\.\."):
         Retriever.from_pretrained(tmp_path / "index").search("the tide")
 
 

@@ -14,7 +14,7 @@ from retrieval import Retriever, encode_corpus, encoding
 from retrieval.encoders.learned import LearnedSparseEncoder
 from retrieval.encoders.mini import OPTIONS, mini, of
 from retrieval.encoders.minilm import WEIGHTS_SHA256
-from retrieval.encoders.neural_side import NeuralSide
+from retrieval.encoders.neural_side import NeuralSide, TruncationWarning
 from retrieval.repair import repair
 from winnow.cli import main
 
@@ -312,3 +312,20 @@ def test_an_interrupted_command_says_that_it_goes_on(tmp_path, capsys, monkeypat
     assert (
         capsys.readouterr().err == "winnow encode: interrupted; the same command goes on after the last whole part.\n"
     )
+
+
+def test_vectors_of_other_options_are_refused(encoded_once):
+    for options, told in [({"threshold": 3.0}, r"other threshold \(2.5\)"), ({"top_k": 3}, r"other top_k \(None\)")]:
+        retriever = Retriever.from_pretrained("mini", **options)
+        with pytest.raises(ModelError, match=f"holds vectors that mini made with {told} than those of mini here"):
+            retriever.add(CORPUS, vectors=encoded_once, progress=False)
+
+
+def test_texts_that_were_cut_are_told_once_of_all_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "DOCUMENTS_A_PART", 2)
+    corpus = [{"_id": str(number), "text": "moon " * (300 * (number % 2))} for number in range(6)]
+    with pytest.warns(TruncationWarning) as told:
+        encode_corpus(corpus, tmp_path / "v", progress=False)
+    assert [str(one.message) for one in told] == [
+        "3 of 6 texts have more than max_length = 256 tokens; what comes after was not read."
+    ]

@@ -126,7 +126,7 @@ def test_options_change_the_vectors():
 def test_an_index_of_other_weights_cannot_grow(tmp_path):
     description = mini().write(tmp_path)
     description["document"]["model"]["fingerprint"] = "0" * 64
-    with pytest.raises(ModelError, match=r"built with weights 000000000000\.\.\."):
+    with pytest.raises(ModelError, match=r"built with weights and config 000000000000\.\.\."):
         read_encoder(tmp_path, description).encode_documents(documents(["x"]))
 
 

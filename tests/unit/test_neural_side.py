@@ -120,6 +120,7 @@ def failing_above(side, most_tokens, error):
         MemoryError(),
         RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to"),
         RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("could not create a primitive"),  # oneDNN
     ],
 )
 def test_where_memory_runs_out_batches_are_halved_and_that_is_told_once(error):

@@ -139,3 +139,48 @@ def test_a_model_that_changes_its_logits_is_refused():
     model.forward = capped
     with pytest.raises(ModelError, match="does more to its logits than a projection and a bias"):
         RaggedModel.checked(model, head, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("settings", "does"),
+    [
+        ({}, True),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, True),
+        ({"rope_parameters": {"full_attention": {"rope_type": "longrope"}}}, False),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, False),
+        ({"attention_chunk_size": 8192}, False),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, False),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, True),
+    ],
+)
+def test_what_changes_with_length_is_not_packed(settings, does):
+    assert ragged_model.packs(SimpleNamespace(**settings)) is does
+
+
+def test_positions_that_change_with_length_run_text_by_text():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "long_factor": [4.0] * 4,
+        "short_factor": [1.0] * 4,
+    }
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    rope["original_max_position_embeddings"] = 8
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=50, max_position_embeddings=64, rope_parameters=rope, **sizes))
+    head = head_of(model)
+    with pytest.warns(ragged_model.SlowModelWarning):
+        ragged = RaggedModel.checked(model, head, "long")
+    short, long = torch.arange(5), torch.arange(30) + 10
+    beside = logits_of(ragged, head, torch.cat([short, long]), [0, 5, 35])[:5]
+    assert torch.equal(beside, logits_of(ragged, head, short, [0, 5]))
+
+
+def test_logits_that_are_no_numbers_are_told():
+    model = tiny_bert()
+    torch.nn.init.constant_(model.bert.embeddings.word_embeddings.weight, float("nan"))
+    with pytest.raises(ModelError, match="gives logits that are no finite numbers"):
+        RaggedModel.checked(model, head_of(model), "tiny")
