@@ -39,13 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.runs import write_run
     from eval.systems import evaluate_system
     from index.vectors import checked_count
-    from retrieval.encoders.loading import MODELS, load_encoder
+    from retrieval.encoders.loading import WITHOUT_OPTIONS, load_encoder
     from retrieval.encoders.written_options import parse_options
 
     options = parse_options(arguments.option)
     # everything that can be wrong in the request is found before the long work
     for system in arguments.systems:
-        load_encoder(system, options=None if system in MODELS else options)
+        load_encoder(system, options=None if system in WITHOUT_OPTIONS else options)
     names = tuple(arguments.measures or DEFAULT_MEASURES)
     parse_measures(names)
     depth = checked_count("depth", arguments.depth)
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             dataset,
             depth,
             impacts=arguments.impacts,
-            options={} if system in MODELS else options,
+            options={} if system in WITHOUT_OPTIONS else options,
             progress=not arguments.no_progress,
         )
         measured.append((outcome, measure_run(dataset.qrels, outcome.run, names)))

@@ -79,6 +79,7 @@ MODELS: dict[str, Callable[[WeightImpacts | None, Options], SparseEncoder]] = {
     "mini": mini,
     "vectors": vectors,
 }
+WITHOUT_OPTIONS = ("bm25", "vectors")
 FAMILIES: dict[str, Callable[[Path, dict[str, Any]], SparseEncoder]] = {
     "bm25": read_bm25,
     "learned": read_learned,

@@ -206,6 +206,8 @@ def test_eval_finds_a_bad_request_before_the_long_work(beir_folder, capsys):
     data = ["--data", str(beir_folder)]
     for arguments, message in [
         ([*data, "--system", "bm52"], "'bm52' is neither a folder with an index or a checkpoint nor a known model"),
+        ([*data, "--system", "bm25", "--system", "mini", "-o", "top_k=0"], "top_k is 0; it must be a whole number"),
+        ([*data, "--system", "bm25", "-o", "top_k"], "the option 'top_k' is not NAME=VALUE"),
         ([*data, "--system", "bm25", "--split", "dev"], "has no split 'dev'; its splits are test"),
         ([*data, "--system", "bm25", "--measure", "nDGC@10"], "'nDGC@10' is not a measure"),
         ([*data, "--system", "bm25", "--measure", "nDCG@0"], "'nDCG@0' is not a measure"),
