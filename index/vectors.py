@@ -64,7 +64,7 @@ def checked_rows(rows: SparseRows, num_terms: int) -> SparseRows:
     check_weights(indices, data)
     is_row_start = np.zeros(len(indices) + 1, bool)
     is_row_start[indptr] = True
-    falls = np.flatnonzero((np.diff(indices.astype(np.int64)) <= 0) & ~is_row_start[1:-1])
+    falls = np.flatnonzero((indices[1:] <= indices[:-1]) & ~is_row_start[1:-1])
     if len(falls):
         row = int(np.searchsorted(indptr, falls[0], side="right")) - 1
         raise InvalidVectorsError(

@@ -25,6 +25,9 @@ RAGGED = "ragged"
 FLASH_DTYPES = (torch.float16, torch.bfloat16)
 # what architectures of the library call a linear layer and the activation that follows it
 WITH_GELU = (("dense", "intermediate_act_fn"), ("dense", "transform_act_fn"), ("lin1", "activation"))
+# large batches are filled up to whole steps of tokens by a text that nobody reads: for a number of tokens that it has seen, oneDNN has
+# its code, and the process memory of the right size
+STEP, STEPS_FROM = 128, 1024
 LENGTHS = (3, 17)  # of the texts that a model is checked with
 packed = threading.local()  # .starts of the texts under way in this thread, .bidirectional
 
@@ -178,12 +181,18 @@ class RaggedModel:
         if not self.is_packed:
             texts = [ids[None, a:b].to(device) for a, b in pairwise(starts)]
             return torch.cat([self.model(input_ids=text, **self.extra)[0][0] for text in texts])
-        packed.starts, packed.bidirectional = starts, self.bidirectional
-        positions = torch.cat([torch.arange(b - a) for a, b in pairwise(starts)]) + self.first_position
+        filling = -len(ids) % STEP if len(ids) >= STEPS_FROM else 0
+        packed.starts = [*starts, len(ids) + filling] if filling else starts
+        packed.bidirectional = self.bidirectional
+        positions = torch.cat(
+            [*(torch.arange(b - a) for a, b in pairwise(starts)), torch.zeros(filling, dtype=torch.int64)]
+        )
+        positions, num_tokens = positions + self.first_position, len(ids)
+        ids = torch.nn.functional.pad(ids, (0, filling))
         found: torch.Tensor = self.model(
             input_ids=ids.to(device)[None], position_ids=positions.to(device)[None], **self.extra
         )[0]
-        return found[0]
+        return found[0, :num_tokens]
 
 
 def packs(config: Any) -> bool:

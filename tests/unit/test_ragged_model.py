@@ -184,3 +184,15 @@ def test_logits_that_are_no_numbers_are_told():
     torch.nn.init.constant_(model.bert.embeddings.word_embeddings.weight, float("nan"))
     with pytest.raises(ModelError, match="gives logits that are no finite numbers"):
         RaggedModel.checked(model, head_of(model), "tiny")
+
+
+def test_what_fills_a_large_batch_up_changes_nothing():
+    model = tiny_bert()
+    head = head_of(model)
+    ragged, starts = RaggedModel.checked(model, head, "tiny"), [0, 500, 1000, 1001, 1100]
+    assert starts[-1] >= ragged_model.STEPS_FROM
+    assert starts[-1] % ragged_model.STEP
+    ids = torch.arange(1100) % 50
+    together = logits_of(ragged, head, ids, starts)
+    alone = [logits_of(ragged, head, ids[a:b], [0, b - a]) for a, b in pairwise(starts)]
+    assert torch.equal(together, torch.cat(alone))
