@@ -53,7 +53,7 @@ def read_model(files: ModelFiles, options: NeuralOptions) -> Any:
         raise
     except Exception as error:  # whatever the library meets in the files
         raise ModelError(f"{files.name} cannot be loaded ({type(error).__name__}: {brief(error)}).") from error
-    for key, stored, expected in report["mismatched_keys"]:
+    for key, stored, expected in sorted(report["mismatched_keys"]):
         raise ModelError(
             f"{files.name} has {key} of shape {tuple(stored)}, its config.json asks for {tuple(expected)}; get the checkpoint again."
         )
