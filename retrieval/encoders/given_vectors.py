@@ -18,13 +18,14 @@ from typing import Any, get_args
 import numpy as np
 
 from index.documents import Document
-from index.errors import CorpusError, WinnowError
+from index.errors import CorpusError
 from index.options import InvertedIndexOptions, WeightImpacts
 from index.segment import Encoded, Statistics
 from index.snapshot import Arm
 from index.vectors import SparseQuery
 from index.vocabulary import Vocabulary
 from kernels.cpu.sparse import SparseRows
+from retrieval.encoders.options import check_choice
 from retrieval.encoders.weighted_terms import rows_and_vocabulary, weighted_query
 
 
@@ -35,8 +36,7 @@ class GivenVectorsOptions:
     impacts: WeightImpacts = "u8"
 
     def __post_init__(self) -> None:
-        if self.impacts not in get_args(WeightImpacts):
-            raise WinnowError(f"impacts is {self.impacts!r}; it must be one of {', '.join(get_args(WeightImpacts))}.")
+        check_choice("impacts", self.impacts, get_args(WeightImpacts))
 
 
 class GivenVectors:

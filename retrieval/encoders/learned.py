@@ -25,7 +25,7 @@ from index.vocabulary import Vocabulary
 from kernels.cpu.sparse import SparseRows
 from retrieval.encoders.model_files import ModelFiles
 from retrieval.encoders.neural_side import NeuralSide
-from retrieval.encoders.options import NeuralOptions
+from retrieval.encoders.options import NeuralOptions, check_choice
 from retrieval.encoders.prompt_reps import side_of
 from retrieval.encoders.term_weights import CollectionIdf, TermWeights
 from retrieval.encoders.tokens import special_terms
@@ -52,8 +52,7 @@ class LearnedSparseEncoder:
         impacts: WeightImpacts = "u8",
     ):
         """impacts  how weights are stored, see InvertedIndexOptions"""
-        if impacts not in get_args(WeightImpacts):
-            raise WinnowError(f"impacts is {impacts!r}; it must be one of {', '.join(get_args(WeightImpacts))}.")
+        check_choice("impacts", impacts, get_args(WeightImpacts))
         size = 1 + max(tokenizer.get_vocab().values(), default=-1)
         if size > num_terms:
             raise ModelError(
