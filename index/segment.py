@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from index.dense_options import DenseIndexOptions
 from index.documents import Document, DocumentStore, StagedDocuments
 from index.errors import IndexFormatError
 from index.files import make_folder, save_array
@@ -72,6 +73,14 @@ class Encoded(NamedTuple):
     statistics: Statistics
     vocabulary: Vocabulary | None = None  # None: the encoder numbers terms alike in every segment
     given: bool = False  # some of the vectors came with their documents: no encoder can make them again
+
+
+class EncodedDense(NamedTuple):
+    """The same of an encoder whose vectors are dense."""
+
+    vectors: np.ndarray  # float32 [documents, dimension], perhaps mapped from a temporary file
+    options: DenseIndexOptions
+    without: np.ndarray  # int32, ascending: documents that have no vector, rows of zeros here; no query finds them
 
 
 class DocumentEncoder(Protocol):
