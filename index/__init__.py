@@ -8,6 +8,9 @@ from index.lazy_names import lazy_names
 from index.name_clash import refuse_other_kernels_package
 
 if TYPE_CHECKING:
+    from index.dense.index import DenseIndex
+    from index.dense.options import DenseIndexOptions
+    from index.dense.search import DenseSearch
     from index.effort import Budget, Exact, Recall
     from index.errors import IndexFormatError, InvalidVectorsError, WinnowError
     from index.inverted import InvertedIndex
@@ -19,6 +22,9 @@ refuse_other_kernels_package()
 
 HOMES = {
     "Budget": "index.effort",
+    "DenseIndex": "index.dense.index",
+    "DenseIndexOptions": "index.dense.options",
+    "DenseSearch": "index.dense.search",
     "Exact": "index.effort",
     "IndexFormatError": "index.errors",
     "InvalidVectorsError": "index.errors",
@@ -30,7 +36,7 @@ HOMES = {
     "WinnowError": "index.errors",
 }
 __all__ = [
-    "Budget", "Exact", "IndexFormatError", "InvalidVectorsError", "InvertedIndex", "InvertedIndexOptions", "Recall",
+    "Budget", "DenseIndex", "DenseIndexOptions", "DenseSearch", "Exact", "IndexFormatError", "InvalidVectorsError", "InvertedIndex", "InvertedIndexOptions", "Recall",
     "SparseQuery", "SparseRows", "WinnowError",
 ]  # fmt: skip
 __getattr__ = lazy_names("index", HOMES)
