@@ -39,8 +39,16 @@ class CorpusError(WinnowError):
     """A document or its file cannot be read as documented; nothing of the corpus was taken."""
 
 
+class FilterError(WinnowError):
+    """A filter is not written as documented, or asks of a field what no document of the collection could answer."""
+
+
 class ModelError(WinnowError):
     """A model is unknown, cannot be had here, or is not the one an index was built with."""
+
+
+class DeadlineError(WinnowError):
+    """An arm of a search has not answered in the time that it was given."""
 
 
 class WinnowWarning(UserWarning):

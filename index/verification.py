@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from index.arm_segments import ArmSegment, DenseArmSegment, Statistics
+from index.dense.index import KIND as DENSE_INDEX
+from index.dense.index import DenseIndex
 from index.documents import numbers_of
 from index.encoded_vectors import KIND as ENCODED_VECTORS
 from index.encoded_vectors import damage_of_parts
@@ -29,7 +32,7 @@ from index.manifest import (
     read_whole,
     soundest_manifest,
 )
-from index.segment import ArmSegment, Live, Segment, Statistics
+from index.segment import Live, Segment
 from index.snapshot import Snapshot
 from index.soundness import damage_of
 from index.storage import Damage, Part, damage, open_array, read_current
@@ -45,13 +48,14 @@ def find_damage(folder: str | Path, verify: Verify = "full") -> list[Damage]:
     if found:
         return found
     try:
-        if read_manifest(Path(folder)).kind == INVERTED_INDEX:
-            index = InvertedIndex.open(folder)
-            problem = damage_of(index) if verify == "full" else None
+        kind = read_manifest(Path(folder)).kind
+        if kind in (INVERTED_INDEX, DENSE_INDEX):
+            index = (InvertedIndex if kind == INVERTED_INDEX else DenseIndex).open(folder)
+            problem = damage_of_index(index) if verify == "full" else None
             return [Damage(None, "", problem)] if problem else []
-        if read_manifest(Path(folder)).kind == ENCODED_VECTORS:
+        if kind == ENCODED_VECTORS:
             return list(damage_of_parts(folder)) if verify == "full" else []
-        snapshot = read_current(folder, read_manifest(Path(folder)).kind, Snapshot.read)
+        snapshot = read_current(folder, kind, Snapshot.read)
         return list(damage_of_snapshot(snapshot)) if verify == "full" else []
     except IndexFormatError as error:
         return [Damage(None, "", str(error))]
@@ -103,9 +107,17 @@ def damage_of_segment(segment: Segment) -> Iterator[tuple[str, str]]:
             yield name, problem
 
 
+def damage_of_index(index: InvertedIndex | DenseIndex) -> str | None:
+    """What is wrong with an index alone; None if nothing is."""
+    return damage_of(index) if isinstance(index, InvertedIndex) else index.damage()
+
+
 def damage_of_arm(arm: ArmSegment) -> str | None:
     """What is wrong with one arm of a segment; None if nothing is."""
-    problem = damage_of(arm.index) or (None if arm.vocabulary is None else arm.vocabulary.damage())
+    problem = damage_of_index(arm.index)
+    if problem or isinstance(arm, DenseArmSegment):
+        return problem
+    problem = None if arm.vocabulary is None else arm.vocabulary.damage()
     if problem:
         return problem
     frequency, index = arm.statistics.document_frequency, arm.index
@@ -113,7 +125,7 @@ def damage_of_arm(arm: ArmSegment) -> str | None:
         return "its statistics are of more documents than there are"
     if arm.vocabulary is not None and not np.array_equal(frequency, index.document_frequency):
         return "its statistics are not those of its lists"
-    if index.options.impacts == "counts" and not are_same(arm.statistics, counted(index, np.arange(index.num_docs))):
+    if is_counted(arm) and not are_same(arm.statistics, counted(arm, np.arange(index.num_docs))):
         return "its statistics are not those of its rows"
     return None
 
@@ -130,25 +142,33 @@ def damage_of_live(
         return
     gone = np.flatnonzero(~live.mask) if live.mask is not None else np.empty(0, np.int64)
     for name, left in live.statistics.items():
-        index, whole = segment.arms[name].index, segment.arms[name].statistics
+        arm, whole = segment.arms[name], segment.arms[name].statistics
         if len(left.document_frequency) != len(whole.document_frequency):
             yield name, "its statistics are not of the terms of its segment"
         elif np.any(left.document_frequency < 0) or np.any(left.document_frequency > whole.document_frequency):
             yield name, "its statistics are of documents that the segment has not got"
         elif not 0 <= left.documents <= live.num_docs or not 0 <= left.length <= whole.length:
             yield name, "its statistics are of more documents than are left"
-        elif name in damaged or index.options.impacts != "counts":
+        elif name in damaged or not is_counted(arm):
             continue
-        elif not are_same(left, whole.less(counted(index, gone))):
+        elif not are_same(left, whole.less(counted(arm, gone))):
             yield name, "its statistics are not those of the documents that are left"
 
 
-def counted(index: InvertedIndex, docs: np.ndarray) -> Statistics:
-    """The statistics of some documents (int64) of an index that holds counts."""
-    total = Statistics(0, 0, np.zeros(index.options.num_terms, np.int32))
+def is_counted(arm: ArmSegment) -> bool:
+    """True where the statistics of documents can be told from what is stored of their vectors."""
+    return isinstance(arm, DenseArmSegment) or arm.index.options.impacts == "counts"
+
+
+def counted(arm: ArmSegment, docs: np.ndarray) -> Statistics:
+    """The statistics of some documents (int64) of such an arm."""
+    if isinstance(arm, DenseArmSegment):
+        return arm.statistics_of(docs)
+    num_terms = arm.index.options.num_terms
+    total = Statistics(0, 0, np.zeros(num_terms, np.int32))
     for first in range(0, len(docs), ROWS_A_BATCH):
-        rows = index.stored_rows(docs[first : first + ROWS_A_BATCH])
-        total = total.plus(Statistics.of_counts(rows, index.options.num_terms))
+        rows = arm.index.stored_rows(docs[first : first + ROWS_A_BATCH])
+        total = total.plus(Statistics.of_counts(rows, num_terms))
     return total
 
 

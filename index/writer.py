@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from index.arm_segments import DocumentEncoder
 from index.documents import Document, StagedDocuments
-from index.errors import WinnowError
+from index.errors import IndexFormatError, WinnowError
 from index.folder_writer import FolderWriter
+from index.manifest import file_problems, read_description
 from index.merge_policy import Size, due
-from index.segment import DocumentEncoder, Live, Segment
+from index.segment import Live, Segment
 from index.snapshot import LiveSegment, Snapshot
 from index.storage import Part
 
@@ -122,16 +125,17 @@ class Writer:
             position, doc = self.snapshot.place(number)
             self._deleted.setdefault(position, set()).add(doc)
 
-    def commit(self, watch: Watch = iter) -> Snapshot:
+    def commit(self, watch: Watch = iter, progress: bool = False) -> Snapshot:
         """Make all that is staged visible and, in a folder, durable; it stays staged if that fails.
 
-        watch  sees each document that is encoded
+        watch     sees each document that is encoded
+        progress  shows how dense indexes are trained
         """
         with self._new_parts() as parts:
             segments = [self._after_deletes(position, parts) for position in range(len(self.snapshot.segments))]
             segments = [one for one in segments if one.live.num_docs > 0]
             if len(self._staged):
-                segment = Segment.build(self._staged, self._encoders, self._new_part(parts), watch)
+                segment = Segment.build(self._staged, self._encoders, self._new_part(parts), watch, progress)
                 segments.append(LiveSegment(segment, Live.all_of(segment)))
             self.publish(segments)
         return self.snapshot
@@ -153,28 +157,39 @@ class Writer:
             live.write(deletes, segment)
         return LiveSegment(segment, live, deletes)
 
-    def merge_due(self) -> Snapshot:
+    def merge_due(self, progress: bool = False) -> Snapshot:
         """Merge the segments that have become too many or too empty (index.merge_policy). Nothing may be staged."""
         while (
             which := due([Size(live.num_docs, segment.num_docs) for segment, live, _ in self.snapshot.segments])
         ) is not None:
-            self._merge(which)
+            self._merge(which, progress)
         return self.snapshot
 
-    def merge_all(self) -> Snapshot:
+    def merge_all(self, progress: bool = False) -> Snapshot:
         """Merge all segments into one without deleted documents. Nothing may be staged."""
         segments = self.snapshot.segments
         if len(segments) > 1 or any(live.mask is not None for _, live, _ in segments):
-            self._merge(slice(0, len(segments)))
+            self._merge(slice(0, len(segments)), progress)
         return self.snapshot
 
-    def _merge(self, which: slice) -> None:
+    def _merge(self, which: slice, progress: bool) -> None:
         assert not self.is_changed
         segments = list(self.snapshot.segments)
+        for one in segments[which]:
+            check_whole(one.segment.part)
         with self._new_parts() as parts:
-            merged = Segment.merged([(one.segment, one.live) for one in segments[which]], self._new_part(parts))
+            merged = Segment.merged(
+                [(one.segment, one.live) for one in segments[which]], self._new_part(parts), progress
+            )
             segments[which] = [LiveSegment(merged, Live.all_of(merged))]
             self.publish(segments)
+
+    def with_model(self, model: Part) -> Snapshot:
+        """Commit another model part, of the same arms, to the folder. Nothing may be staged."""
+        assert not self.is_changed
+        self._state = replace(self.snapshot, model=model), self._state[1]
+        self.publish(self.snapshot.segments)
+        return self.snapshot
 
     def publish(self, segments: Sequence[LiveSegment]) -> None:
         """Make these segments the collection, in a folder by a commit; nothing is staged afterwards."""
@@ -216,6 +231,13 @@ class Writer:
                 assert self._folder is not None
                 self._folder.discard(part)
             raise
+
+
+def check_whole(part: Part | None) -> None:
+    """Raise IndexFormatError for a part with a changed byte: what is merged gets new checksums, which would vouch for it."""
+    if part is not None and part.sha256 is not None:
+        for _, message in file_problems(part.path, read_description(part.path, part.sha256).files, "full"):
+            raise IndexFormatError(message)
 
 
 def name_of(part: Part | None) -> str | None:

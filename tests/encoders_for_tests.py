@@ -1,18 +1,20 @@
-"""A learned sparse encoder small enough to know by heart: a word weighs what its letters and its text say."""
+"""A learned sparse encoder and a dense one, small enough to know by heart: of words, their letters and their text."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from index.arm_segments import Encoded, EncodedDense, Statistics
+from index.arms import SparseArm
+from index.dense.options import DenseIndexOptions, Similarity
 from index.documents import Document
 from index.options import InvertedIndexOptions
-from index.segment import Encoded, Statistics
-from index.snapshot import Arm
 from index.vectors import SparseQuery
 from index.vocabulary import Vocabulary
 from kernels.cpu.sparse import SparseRows
@@ -28,6 +30,7 @@ class WordEncoder:
     impacts: str = "u8"
     name: str = "words"
     arm = "words"
+    kind: Literal["sparse", "dense"] = "sparse"
     needs_vectors = False
     terms = None
 
@@ -50,10 +53,10 @@ class WordEncoder:
     def check(self, document: Document) -> None:
         """Texts are encoded whatever comes with them."""
 
-    def numbers(self, terms: Sequence[str], arm: Arm) -> list[np.ndarray]:
+    def numbers(self, terms: Sequence[str], arm: SparseArm) -> list[np.ndarray]:
         return [np.array([number(term) for term in terms], np.int32)] * len(arm.indexes)
 
-    def encode_query(self, text: str, arm: Arm) -> list[SparseQuery]:
+    def encode_query(self, text: str, arm: SparseArm) -> list[SparseQuery]:
         terms = np.array(sorted({number(word) for word in text.split()}), np.int32)
         df = arm.document_frequency([terms] * len(arm.indexes))
         weights = np.log(1 + (arm.documents + 1) / (df + 0.5)).astype(np.float32)
@@ -83,4 +86,42 @@ def number(word: str) -> int:
     return sum(map(ord, word)) * 31 % NUM_TERMS
 
 
+class HashedWords:
+    """A dense encoder: a vector counts a text's words, each at a place of its own."""
+
+    name = arm = "hashed"
+    kind: Literal["sparse", "dense"] = "dense"
+    needs_vectors = False
+    terms = None
+    similarity: Similarity = "cosine"
+
+    def __init__(self, dimension: int = 16, factory: str | None = None):
+        self.options = DenseIndexOptions(dimension, self.similarity, factory)
+
+    def check(self, document: Document) -> None:
+        """Texts are encoded whatever comes with them."""
+
+    def encode_documents(self, documents: Iterable[Document]) -> EncodedDense:
+        vectors = np.array([self.counted(document.searched_text) for document in documents], np.float32)
+        return EncodedDense(vectors, self.options, np.flatnonzero(~vectors.any(axis=1)).astype(np.int32))
+
+    def encode_queries(self, texts: Iterable[str]) -> np.ndarray:
+        return np.array([self.encode_query(text) for text in texts], np.float32).reshape(-1, self.options.dimension)
+
+    def encode_query(self, text: str) -> np.ndarray:
+        return self.counted(text)
+
+    def counted(self, text: str) -> np.ndarray:
+        vector = np.zeros(self.options.dimension, np.float32)
+        for word in text.split():
+            vector[zlib.crc32(word.encode()) % self.options.dimension] += 1
+        return vector
+
+    def write(self, path: Path) -> dict[str, Any]:
+        return {"family": "hashed", "options": asdict(self.options)}
+
+
 loading.FAMILIES["words"] = lambda path, description: WordEncoder(**description["options"])
+loading.FAMILIES["hashed"] = lambda path, description: HashedWords(
+    description["options"]["dimension"], description["options"]["factory"]
+)

@@ -121,6 +121,43 @@ def search_index(folder, query, k):
     return search([(index.impacts(doc), weights) for doc in range(index.num_docs)], k)
 
 
+def search_dense(folder, query, k):
+    """Hits (score, doc) of a vector in a saved dense index, whose scores are computed one operation after another."""
+    manifest, parts = read_folder(folder)
+    assert manifest["kind"] == "dense-index"
+    name = manifest["contents"]["part"]
+    contents, path = parts[name], Path(folder) / name
+    dimension, num_docs = contents["options"]["dimension"], contents["documents"]
+    stored = np.load(path / "vectors.npy", allow_pickle=False)
+    without = np.load(path / "without.npy", allow_pickle=False)
+    assert (stored.dtype, len(stored)) == (np.dtype("float32"), num_docs * dimension)
+    assert (without.dtype, len(without)) == (np.dtype("int32"), contents["without"])
+    assert contents["factory"] == "Flat"
+    assert contents["codes"] is None
+    vectors = stored.reshape(num_docs, dimension)
+    query = np.array(query, np.float32)
+    if contents["options"]["similarity"] == "cosine":
+        length = math.sqrt(sum(float(value) ** 2 for value in query))
+        query = query if abs(length - 1) <= 1e-6 else np.array([float(value) / length for value in query], np.float32)
+    hits = [(dense_score(query, vectors[doc]), doc) for doc in range(num_docs) if doc not in without]
+    return [(float(score), doc) for score, doc in sorted(hits, key=lambda hit: (-hit[0], hit[1]))[:k]]
+
+
+def dense_score(query, vector):
+    whole = len(query) // 64 * 64
+    sums = [f32(0)] * 64
+    for i in range(whole):
+        sums[i % 64] = sums[i % 64] + query[i] * vector[i]
+    half = 32
+    while half:
+        sums = [sums[i] + sums[i + half] for i in range(half)]
+        half //= 2
+    total = sums[0]
+    for i in range(whole, len(query)):
+        total = total + query[i] * vector[i]
+    return total
+
+
 class BM25Folder:
     """A retriever's folder whose model is bm25."""
 

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from encoders_for_tests import WordEncoder
+from encoders_for_tests import HashedWords, WordEncoder
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -25,10 +25,12 @@ OPERATIONS = st.one_of(
     st.tuples(st.sampled_from(["commit", "commit", "commit", "rollback", "merge", "reopen"]), st.none()),
 )
 ENCODERS = {
-    "bm25": BM25Encoder,
-    "u8": lambda: WordEncoder("u8"),
-    "u16": lambda: WordEncoder("u16"),
-    "f32": lambda: WordEncoder("f32"),
+    "bm25": lambda: [BM25Encoder()],
+    "u8": lambda: [WordEncoder("u8")],
+    "u16": lambda: [WordEncoder("u16")],
+    "f32": lambda: [WordEncoder("f32")],
+    "dense": lambda: [HashedWords()],
+    "hybrid": lambda: [BM25Encoder(), WordEncoder("u8"), HashedWords()],
 }
 
 
@@ -76,11 +78,11 @@ class Model:
             assert retriever.statistics().deleted == 0
 
 
-def check(retriever, model, encoder):
+def check(retriever, model, encoders):
     assert len(retriever) == len(model.committed)
     if not model.committed:
         return
-    fresh = Retriever(encoder()).index(
+    fresh = Retriever(*encoders()).index(
         [{"_id": doc_id, "text": text, "year": year} for doc_id, (text, year) in model.committed.items()],
         progress=False,
     )
@@ -116,8 +118,8 @@ def check(retriever, model, encoder):
 @example(operations=[("index", [(f"d{n}", "", 0)]) for n in range(5)] + [("merge", None)])
 @example(operations=[("index", [("a", "", 0)]), ("delete", ["a"]), ("commit", None), ("index", [("a", "sea", 1)])])
 def test_any_sequence_of_changes_equals_a_fresh_build(name, in_folder, operations):
-    encoder, model = ENCODERS[name], Model()
-    retriever = Retriever(encoder())
+    encoders, model = ENCODERS[name], Model()
+    retriever = Retriever(*encoders())
     folder = Path(tempfile.mkdtemp())
     try:
         if in_folder:
@@ -127,9 +129,9 @@ def test_any_sequence_of_changes_equals_a_fresh_build(name, in_folder, operation
             if operation == "reopen" and in_folder:
                 retriever = Retriever.from_folder(folder / "i")
             if operation in ("commit", "index", "merge", "reopen", "rollback"):
-                check(retriever, model, encoder)
+                check(retriever, model, encoders)
         retriever.rollback()
-        check(retriever, model, encoder)
+        check(retriever, model, encoders)
         if in_folder:
             assert len(Retriever.from_folder(folder / "i", verify="full")) == len(model.committed)
     finally:

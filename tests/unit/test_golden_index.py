@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from conftest import ROOT
-from second_reader import BM25Folder, read_folder, search_index
+from second_reader import BM25Folder, read_folder, search_dense, search_index
 
+from index.dense.index import DenseIndex
+from index.dense.options import DenseIndexOptions
 from index.inverted import InvertedIndex
 from index.verification import find_damage
 from retrieval import Document, Retriever
@@ -17,6 +19,7 @@ HITS = {  # tea: 3 of 5 tokens and 1 of 6, so ln(1.2) * 3 / (3 + 0.9 * (0.6 + 0.
     "milk": [],
 }
 VECTOR_HITS = [(6.894117832183838, 3), (1.0, 0)]  # 0.1 is 9, 0.2 is 17, 3 is 255 steps of 3 / 255
+DENSE_HITS = [(0.08799692243337631, 1), (0.08799692243337631, 4), (0.011375395581126213, 3), (-0.06262242794036865, 0)]
 
 
 def test_an_index_of_version_2_opens_and_answers_as_it_did():
@@ -29,7 +32,7 @@ def test_an_index_of_version_2_opens_and_answers_as_it_did():
     assert (hit.text, hit.fields) == ("rain on green hills, and tea after the rain", {"tags": ["wet", "☔"]})
 
 
-@pytest.mark.parametrize("name", ["bm25", "u8"])
+@pytest.mark.parametrize("name", ["bm25", "u8", "dense"])
 def test_an_index_of_version_2_is_found_sound(name):
     assert find_damage(V2 / name, "full") == []
 
@@ -52,6 +55,28 @@ def test_a_second_reader_written_from_the_format_gives_the_same_answers():
         Document("rain", "", "rain on green hills, and tea after the rain", {"tags": ["wet", "☔"]}),
     ]
     assert search_index(V2 / "u8", {0: 1.0, 259: 2.0, 299: 4.0}, 10) == VECTOR_HITS
+
+
+def test_a_dense_index_opens_and_answers_as_it_did():
+    index = DenseIndex.open(V2 / "dense", verify="full")
+    scores, docs = index.search(np.arange(70, dtype=np.float32) % 7 - 3, 10)
+    assert list(zip(scores.tolist(), docs.tolist(), strict=True)) == DENSE_HITS
+    assert search_dense(V2 / "dense", np.arange(70) % 7 - 3, 10) == DENSE_HITS
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@pytest.mark.parametrize("dimension", [1, 63, 64, 65, 384, 391])
+def test_a_second_reader_agrees_on_dense_scores(similarity, dimension, tmp_path):
+    rng = np.random.default_rng(dimension)
+    vectors = rng.standard_normal((30, dimension)).astype(np.float32)
+    vectors[[3, 17]] = 0
+    index = DenseIndex.build(
+        vectors, DenseIndexOptions(dimension, similarity), without=np.array([3, 17], np.int32), progress=False
+    )
+    index.save(tmp_path / "i")
+    for query in rng.standard_normal((5, dimension)).astype(np.float32):
+        scores, docs = index.search(query, 28)
+        assert search_dense(tmp_path / "i", query, 28) == list(zip(scores.tolist(), docs.tolist(), strict=True))
 
 
 def test_a_second_reader_agrees_on_an_index_after_changes_and_a_merge(tmp_path):
