@@ -11,7 +11,7 @@ import os
 import sqlite3
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from index.columns import Column, Columns, LongColumn
 from index.errors import CorpusError, IndexFormatError, StorageError
 
 FILE = "documents.sqlite"
@@ -81,6 +82,7 @@ class DocumentStore:
         self._name = name
         self._file, self._identity = file, None if file is None else identity(file)
         self._length = self._count() if num_docs is None else num_docs
+        self._columns = Columns()
 
     @classmethod
     def of(cls, documents: Iterable[Document]) -> DocumentStore:
@@ -152,6 +154,10 @@ class DocumentStore:
     def find(self, doc_ids: Sequence[str]) -> dict[str, int]:
         """The numbers of the documents with these ids; those not there are left out."""
         return dict(self._rows_among("SELECT doc_id, doc FROM documents", "doc_id", doc_ids))
+
+    def columns(self, paths: Collection[str]) -> dict[str, Column | LongColumn]:
+        """What all documents have of these fields (`index.columns`): read in one pass the first time, then kept."""
+        return self._columns.of(self, paths)
 
     def write(self, path: Path) -> None:
         """Copy into the file `documents.sqlite` under `path`."""

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 ATTACKS = (
     "corpus_jsonl", "corpus_tsv", "corpus_gz", "queries", "qrels", "runs",
     "manifest", "description", "array_file", "vectors", "query",
-    "vectors_jsonl", "ciff", "npz", "encoded",
+    "vectors_jsonl", "ciff", "npz", "encoded", "filters",
 )  # fmt: skip
 INSTRUMENTED = ["eval", "index", "retrieval", "fuzz", "json", "gzip", "_compression", "numpy.lib", "zipfile"]
 MOST_SECONDS, MOST_MEGABYTES = 30, 2048  # of one input; watch.py is stricter, but only where Python still runs
