@@ -14,15 +14,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from index.arm_segments import Encoded, Statistics
+from index.arms import SparseArm
 from index.documents import Document
 from index.errors import CorpusError, WinnowError
 from index.options import InvertedIndexOptions
-from index.segment import Encoded, Statistics
-from index.snapshot import Arm
 from index.vectors import SparseQuery
 from index.vocabulary import Vocabulary
 from kernels.cpu.sparse import SparseRows
@@ -53,6 +53,7 @@ class BM25Encoder:
     """
 
     name = arm = "bm25"
+    kind: Literal["sparse", "dense"] = "sparse"
     needs_vectors = False
     terms = None
 
@@ -71,13 +72,13 @@ class BM25Encoder:
         options = InvertedIndexOptions(len(vocabulary), "counts", k1=self.options.k1, b=self.options.b)
         return Encoded(vectors, options, self.statistics([], vectors, len(vocabulary)), vocabulary)
 
-    def numbers(self, terms: Sequence[str], arm: Arm) -> list[np.ndarray]:
+    def numbers(self, terms: Sequence[str], arm: SparseArm) -> list[np.ndarray]:
         return arm.find(terms)
 
     def statistics(self, documents: Iterable[Document], vectors: SparseRows, num_terms: int) -> Statistics:
         return Statistics.of_counts(vectors, num_terms)
 
-    def encode_query(self, text: str, arm: Arm) -> list[SparseQuery]:
+    def encode_query(self, text: str, arm: SparseArm) -> list[SparseQuery]:
         counts = Counter(analyze(text))
         tokens = sorted(counts)  # as the vocabularies are
         numbers = arm.find(tokens)

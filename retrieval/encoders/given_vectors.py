@@ -13,15 +13,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from index.arm_segments import Encoded, Statistics
+from index.arms import SparseArm
 from index.documents import Document
 from index.errors import CorpusError
 from index.options import InvertedIndexOptions, WeightImpacts
-from index.segment import Encoded, Statistics
-from index.snapshot import Arm
 from index.vectors import SparseQuery
 from index.vocabulary import Vocabulary
 from kernels.cpu.sparse import SparseRows
@@ -48,6 +48,7 @@ class GivenVectors:
     """
 
     name = arm = "vectors"
+    kind: Literal["sparse", "dense"] = "sparse"
     needs_vectors = True
     terms = None
 
@@ -76,10 +77,10 @@ class GivenVectors:
         frequency = np.bincount(vectors.indices[vectors.data > 0], minlength=num_terms).astype(np.int32)
         return Statistics(len(vectors.indptr) - 1, 0, frequency)
 
-    def numbers(self, terms: Sequence[str], arm: Arm) -> list[np.ndarray]:
+    def numbers(self, terms: Sequence[str], arm: SparseArm) -> list[np.ndarray]:
         return arm.find(terms)
 
-    def encode_query(self, text: str, arm: Arm) -> list[SparseQuery]:
+    def encode_query(self, text: str, arm: SparseArm) -> list[SparseQuery]:
         counts = Counter(text.split())
         return weighted_query(counts, self.numbers(list(counts), arm))
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from index.arm_segments import Encoded, Statistics
+from index.arms import SparseArm
 from index.building import spilled
 from index.documents import Document
 from index.errors import IndexFormatError, ModelError, WinnowError
 from index.files import write_file
 from index.options import InvertedIndexOptions, WeightImpacts
-from index.segment import Encoded, Statistics
-from index.snapshot import Arm
 from index.vectors import SparseQuery, concatenate
 from index.vocabulary import Vocabulary
 from kernels.cpu.sparse import SparseRows
@@ -27,6 +26,7 @@ from retrieval.encoders.model_files import ModelFiles
 from retrieval.encoders.neural_side import NeuralSide
 from retrieval.encoders.options import NeuralOptions, check_choice
 from retrieval.encoders.prompt_reps import side_of
+from retrieval.encoders.protocol import folder_name
 from retrieval.encoders.term_weights import CollectionIdf, TermWeights
 from retrieval.encoders.tokens import special_terms
 from retrieval.encoders.weighted_terms import FixedVocabulary
@@ -40,6 +40,7 @@ QuerySide = NeuralSide | TermWeights | CollectionIdf
 class LearnedSparseEncoder:
     """Terms are the tokens of a model's vocabulary, numbered alike in every segment."""
 
+    kind: Literal["sparse", "dense"] = "sparse"
     needs_vectors = False
 
     def __init__(
@@ -63,8 +64,8 @@ class LearnedSparseEncoder:
 
     @property
     def arm(self) -> str:
-        """The name without what a folder cannot be called."""
-        return re.sub(r"[^A-Za-z0-9._+-]", "-", Path(self.name).name).lstrip(".")[:80] or "model"
+        """The name as a folder may be called."""
+        return folder_name(self.name)
 
     @cached_property
     def vocabulary(self) -> FixedVocabulary:
@@ -79,7 +80,7 @@ class LearnedSparseEncoder:
     def check(self, document: Document) -> None:
         self.vocabulary.check(document, self.name)
 
-    def numbers(self, terms: Sequence[str], arm: Arm) -> list[np.ndarray]:
+    def numbers(self, terms: Sequence[str], arm: SparseArm) -> list[np.ndarray]:
         return [self.vocabulary.numbers(terms)] * len(arm.indexes)
 
     def encode_documents(self, documents: Iterable[Document]) -> Encoded:
@@ -116,7 +117,7 @@ class LearnedSparseEncoder:
         counts.add(self.document.tokens.own(list(map(text_of, documents))))
         return counts.statistics(len(vectors.indptr) - 1)
 
-    def encode_query(self, text: str, arm: Arm) -> list[SparseQuery]:
+    def encode_query(self, text: str, arm: SparseArm) -> list[SparseQuery]:
         if isinstance(self.query, NeuralSide):
             query = self.query.encode_one(text)
         else:
@@ -225,12 +226,12 @@ def shown(token: str) -> str:
     return f"-{token[2:]}" if token.startswith("##") else token.removeprefix("Ġ").removeprefix("▁") or token
 
 
-def read_stored_tokenizer(path: Path) -> Tokenizer:
+def read_stored_tokenizer(path: Path, name: str = "tokenizer.json") -> Tokenizer:
     """The tokenizer that `write` left. Raises IndexFormatError."""
     try:
-        return Tokenizer.from_file(str(path / "tokenizer.json"))
+        return Tokenizer.from_file(str(path / name))
     except Exception as error:  # the tokenizers library raises nothing narrower
-        raise IndexFormatError(f"{path / 'tokenizer.json'} cannot be read ({error}); build it again.") from error
+        raise IndexFormatError(f"{path / name} cannot be read ({error}); build it again.") from error
 
 
 def described(side: NeuralSide) -> dict[str, Any]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from index.errors import IndexFormatError, WinnowError
+from index.manifest import is_index
 from index.options import WeightImpacts
-from retrieval.encoders.protocol import SparseEncoder
+from index.segment import made
+from retrieval.encoders.protocol import Encoder, SparseEncoder
+
+if TYPE_CHECKING:
+    from retrieval.encoders.dense.encoder import DenseEncoder
 
 DEFAULT_MODEL = "mini"
 CHECKPOINT_FILES = ("config.json", "modules.json", "adapter_config.json")
@@ -42,6 +47,12 @@ def mini(impacts: WeightImpacts | None, options: Options) -> SparseEncoder:
     return encoder
 
 
+def minilm(impacts: WeightImpacts | None, options: Options) -> DenseEncoder:
+    from retrieval.encoders.dense.checkpoints import load_minilm
+
+    return load_minilm("minilm", impacts, options)
+
+
 def vectors(impacts: WeightImpacts | None, options: Options) -> SparseEncoder:
     from retrieval.encoders.given_vectors import GivenVectors, GivenVectorsOptions
 
@@ -62,6 +73,12 @@ def read_learned(path: Path, description: dict[str, Any]) -> SparseEncoder:
     return LearnedSparseEncoder.read(path, description)
 
 
+def read_dense(path: Path, description: dict[str, Any]) -> DenseEncoder:
+    from retrieval.encoders.dense.encoder import DenseEncoder
+
+    return DenseEncoder.read(path, description)
+
+
 def read_first_mini(path: Path, description: dict[str, Any]) -> SparseEncoder:
     from retrieval.encoders.mini import read_first_release
 
@@ -74,14 +91,17 @@ def read_vectors(path: Path, description: dict[str, Any]) -> SparseEncoder:
     return GivenVectors.read(path, description)
 
 
-MODELS: dict[str, Callable[[WeightImpacts | None, Options], SparseEncoder]] = {
+MODELS: dict[str, Callable[[WeightImpacts | None, Options], Encoder]] = {
     "bm25": bm25,
     "mini": mini,
+    "minilm": minilm,
     "vectors": vectors,
 }
 WITHOUT_OPTIONS = ("bm25", "vectors")
-FAMILIES: dict[str, Callable[[Path, dict[str, Any]], SparseEncoder]] = {
+SEVERAL = "several"  # the family of the encoders of a retriever with several arms
+FAMILIES: dict[str, Callable[[Path, dict[str, Any]], Encoder]] = {
     "bm25": read_bm25,
+    "dense": read_dense,
     "learned": read_learned,
     "inference-free": read_first_mini,
     "vectors": read_vectors,
@@ -96,22 +116,71 @@ def is_checkpoint(folder: str | Path) -> bool:
     return any((path / name).is_file() for name in CHECKPOINT_FILES) or any(path.glob("*.gguf"))
 
 
-def load_encoder(name: str, impacts: WeightImpacts | None = None, options: Options | None = None) -> SparseEncoder:
-    """The encoder called `name`: one of MODELS, of the registry, a checkpoint's folder or its name on the hub.
+def load_encoder(name: str, impacts: WeightImpacts | None = None, options: Options | None = None) -> Encoder:
+    """The encoder called `name`: one of MODELS, of the registries, a checkpoint's folder or its name on the hub, with `dense:` before it
+    where it is to be read as a dense one although its files do not say so.
 
     impacts  how it has weights stored
     options  what the user says of it, see `wishes.Wishes`
 
-    Raises ModelError for an unknown name, and for a checkpoint that is no sparse encoder.
+    Raises ModelError for an unknown name, and for a checkpoint that is no encoder.
     """
     if name in MODELS:
         return MODELS[name](impacts, options or {})
     from retrieval.encoders.checkpoints import load_checkpoint
+    from retrieval.encoders.dense.checkpoints import load_dense, look_at
 
-    return load_checkpoint(name, impacts, options or {})
+    is_dense, options = look_at(name, options or {})
+    return (load_dense if is_dense else load_checkpoint)(name, impacts, options)
 
 
-def read_encoder(path: Path, description: dict[str, Any]) -> SparseEncoder:
+def load_encoders(
+    names: str, impacts: WeightImpacts | None = None, options: Options | None = None
+) -> tuple[Encoder, ...]:
+    """The encoders of names with `+` between them, or of one name.
+
+    impacts, options  of one encoder as `load_encoder` takes them; of several, both by name: {"mini": {"impacts": "f32"}}
+    """
+    each, options = split_names(names), options or {}
+    if len(each) == 1:
+        return (load_encoder(names, impacts, options),)
+    if impacts is not None:
+        raise WinnowError(
+            f"impacts={impacts!r} is of no one of {', '.join(each)}; give it by model, as in {each[-1]}={{'impacts': ...}}."
+        )
+    for name, own in options.items():
+        if name not in each or not isinstance(own, Mapping):
+            raise WinnowError(
+                f"the option {name}={own!r:.40} is of none of the models {', '.join(each)}; give options by model, as in "
+                f"{each[-1]}={{...}}."
+            )
+    return tuple(of_own_options(name, dict(options.get(name, {}))) for name in each)
+
+
+def of_own_options(name: str, own: dict[str, Any]) -> Encoder:
+    return load_encoder(name, own.pop("impacts", None), own)
+
+
+def split_names(names: str) -> list[str]:
+    """The names of several models, which a `+` parts; a checkpoint's folder is one, whatever it is called."""
+    return [names] if os.path.exists(names) and not is_index(names) else names.split("+")
+
+
+def write_encoders(encoders: Sequence[Encoder], path: Path) -> dict[str, Any]:
+    """Write what `read_encoders` needs besides the returned description: of several, each into a folder of its own."""
+    if len(encoders) == 1:
+        return encoders[0].write(path)
+    return {"family": SEVERAL, "encoders": [one.write(made(path / str(i))) for i, one in enumerate(encoders)]}
+
+
+def read_encoders(path: Path, description: dict[str, Any]) -> tuple[Encoder, ...]:
+    """The encoders that wrote `description` and their files under `path`."""
+    if description["family"] != SEVERAL:
+        return (read_encoder(path, description),)
+    return tuple(read_encoder(path / str(i), one) for i, one in enumerate(description["encoders"]))
+
+
+def read_encoder(path: Path, description: dict[str, Any]) -> Encoder:
     """The encoder that wrote `description` and its files under `path`."""
     if description["family"] not in FAMILIES:
         raise IndexFormatError(

@@ -1,4 +1,4 @@
-"""From a checkpoint's files to a model of transformers with a vocabulary projection, or one sentence that says why not."""
+"""From a checkpoint's files to a model of transformers, with its vocabulary projection or without, or one sentence that says why not."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from transformers.utils import logging
 
 from index.errors import ModelError
 from retrieval.encoders.model_files import ModelFiles, brief
-from retrieval.encoders.options import NeuralOptions
 
+ENCODERS_ALONE = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}  # by model_type
 STORED_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 
 
-def read_model(files: ModelFiles, options: NeuralOptions) -> Any:
-    """The transformers model, in evaluation mode. Raises ModelError."""
+def read_model(files: ModelFiles, dtype: str, *, with_head: bool) -> Any:
+    """The transformers model, in evaluation mode; without a head, what is left of any architecture. Raises ModelError.
+
+    dtype  what it computes in, as PyTorch calls it
+    """
     if files.base is not None:
-        return with_adapter(files, options)
-    wanted = model_class(files, options)
+        return with_adapter(files, dtype, with_head=with_head)
+    wanted = model_class(files, with_head=with_head)
     arguments = {
-        "dtype": getattr(torch, options.dtype),
+        "dtype": getattr(torch, dtype),
         "trust_remote_code": files.trust_remote_code,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # they are told below, with their numbers
@@ -40,7 +43,7 @@ def read_model(files: ModelFiles, options: NeuralOptions) -> Any:
         check_weights(files)
     try:
         with quiet():
-            if own_class := class_for_tensors(files, options):
+            if own_class := class_for_tensors(files, with_head=with_head):
                 config = transformers.AutoConfig.from_pretrained(files.folder)
                 model, report = own_class.from_pretrained(
                     None, config=config, state_dict=read_tensors(files), **arguments
@@ -57,22 +60,22 @@ def read_model(files: ModelFiles, options: NeuralOptions) -> Any:
         raise ModelError(
             f"{files.name} has {key} of shape {tuple(stored)}, its config.json asks for {tuple(expected)}; get the checkpoint again."
         )
-    is_unused = ("pooler.",) if options.projection == "tied" else ()
+    is_unused = () if with_head else ("pooler.",)
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(is_unused))
     if missing:
         raise ModelError(
-            f"{files.name} lacks {len(missing)} of the weights of {type(model).__name__}, {missing[0]} first; it was saved without "
-            "its head, or for another architecture."
+            f"{files.name} lacks {len(missing)} of the weights of {type(model).__name__}, {missing[0]} first; it was saved "
+            f"{'without its head, or ' if with_head else ''}for another architecture."
         )
     return model
 
 
-def class_for_tensors(files: ModelFiles, options: NeuralOptions) -> Any | None:
+def class_for_tensors(files: ModelFiles, *, with_head: bool) -> Any | None:
     """The class of transformers that takes tensors as they are read; None where the library is to find the weights itself."""
     has_tensors = any(path.suffix == ".safetensors" for path in files.weight_files())
     if files.trust_remote_code or not has_tensors:
         return None
-    if options.projection == "tied" and not files.architecture.endswith("Model"):
+    if not with_head and (files.config.get("is_encoder_decoder") or not files.architecture.endswith("Model")):
         return None
     return getattr(transformers, files.architecture, None)
 
@@ -102,12 +105,12 @@ def check_weights(files: ModelFiles) -> None:
         raise ModelError(f"{files.folder} holds no weights (model.safetensors); the checkpoint is not complete.")
 
 
-def model_class(files: ModelFiles, options: NeuralOptions) -> Any:
-    """The class of transformers that reads the checkpoint with its head."""
+def model_class(files: ModelFiles, *, with_head: bool) -> Any:
+    """The class of transformers that reads the checkpoint; without a head, of an encoder and a decoder only the encoder."""
+    if not with_head:
+        return getattr(transformers, ENCODERS_ALONE.get(files.config.get("model_type", ""), "AutoModel"))
     if files.gguf is not None:
         return transformers.AutoModelForCausalLM
-    if options.projection == "tied":
-        return transformers.AutoModel
     architecture = files.architecture or "model of a class that config.json does not name"
     if architecture.endswith("ForMaskedLM"):
         return transformers.AutoModelForMaskedLM
@@ -118,7 +121,7 @@ def model_class(files: ModelFiles, options: NeuralOptions) -> Any:
     )
 
 
-def with_adapter(files: ModelFiles, options: NeuralOptions) -> Any:
+def with_adapter(files: ModelFiles, dtype: str, *, with_head: bool) -> Any:
     """The base model with a LoRA adapter merged into it."""
     assert files.base is not None
     try:
@@ -128,7 +131,7 @@ def with_adapter(files: ModelFiles, options: NeuralOptions) -> Any:
     path = files.folder / "adapter_model.safetensors"
     if not path.is_file():
         raise ModelError(f"{files.folder} has no adapter_model.safetensors; save the adapter as safetensors.")
-    base = read_model(files.base, options)
+    base = read_model(files.base, dtype, with_head=with_head)
     untie(base)
     try:
         with warnings.catch_warnings():  # what does not fit is told below, as an error

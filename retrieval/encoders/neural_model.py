@@ -58,7 +58,7 @@ class NeuralModel:
     @classmethod
     def load(cls, files: ModelFiles, options: NeuralOptions, device: str) -> NeuralModel:
         """Raises ModelError for what cannot be a sparse encoder, and for a device that is not there."""
-        model = read_model(files, options)
+        model = read_model(files, options.dtype, with_head=options.projection == "own")
         try:
             model.to(device)
         except (RuntimeError, AssertionError) as error:

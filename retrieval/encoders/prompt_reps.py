@@ -22,10 +22,11 @@ from tokenizers import Tokenizer
 from index.errors import ModelError
 from index.vectors import concatenate
 from kernels.cpu.sparse import SparseRows
+from retrieval.encoders.dense.options import DenseOptions
 from retrieval.encoders.model_files import ModelFiles
 from retrieval.encoders.neural_side import EMPTY_ROW, NeuralSide
 from retrieval.encoders.options import PROMPT_REPS, NeuralOptions
-from retrieval.encoders.tokens import TextTokens, Tokens
+from retrieval.encoders.tokens import TextReader, Tokens
 
 SETTINGS: dict[str, Any] = {**PROMPT_REPS, "top_k": 128}
 STEPS = 100  # of a weight of 1
@@ -95,28 +96,41 @@ def side_of(
     return NeuralSide(files, options, tokenizer, own_weights)
 
 
-class PromptTokens(TextTokens):
+class Prompted(TextReader):
     """Prefix, text and suffix, each tokenized by itself, so that a text is cut without losing the question."""
 
-    def __init__(self, tokenizer: Tokenizer, options: NeuralOptions):
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        self.tokenizer, self.options = tokenizer, options
-        self.before, self.after = (ids.tolist() for ids in self.own([options.prefix, options.suffix]))
+    def __init__(self, tokenizer: Tokenizer, options: NeuralOptions | DenseOptions):
+        super().__init__(tokenizer)
         self.room = options.max_length
+        self.before, self.after = self.own([options.prefix, options.suffix])
 
     @property
     def longest(self) -> int:
         return len(self.before) + self.room + len(self.after)
 
+    def of(self, texts: Sequence[str]) -> list[Tokens]:
+        """A text without tokens of its own has none at all."""
+        return [self.prompted(own) for own in self.own([text.strip() for text in texts])]
+
+    def prompted(self, own: np.ndarray) -> Tokens:
+        if len(own) == 0:
+            return Tokens(own, slice(0, 0), own, False)
+        ids = np.concatenate([self.before, own[: self.room], self.after])
+        return Tokens(ids, slice(0, len(ids)), own, len(own) > self.room)
+
+
+class PromptTokens(Prompted):
+    """The same, with the terms of a text's words."""
+
     def terms_in(self, text: str) -> np.ndarray:
         return self.of_words([text])[0]
 
     def of(self, texts: Sequence[str]) -> list[Tokens]:
-        stripped = [text.strip() for text in texts]
-        read = [self.put_together(ids, ids, slice(0, len(ids))) for ids in self.own(stripped)]
-        own, allowed = self.own(texts), self.of_words(stripped)
-        return [tokens._replace(own=ids, allowed=terms) for tokens, ids, terms in zip(read, own, allowed, strict=True)]
+        own, allowed = self.own(texts), self.of_words([text.strip() for text in texts])
+        return [
+            tokens._replace(own=ids, allowed=terms)
+            for tokens, ids, terms in zip(super().of(texts), own, allowed, strict=True)
+        ]
 
     def of_words(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int64, each once: the tokens of each text's words."""

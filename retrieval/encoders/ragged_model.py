@@ -1,4 +1,4 @@
-"""A transformers model on texts packed end to end, without padding, up to its vocabulary projection.
+"""A transformers model on texts packed end to end, without padding, up to its vocabulary projection if it has one.
 
 Any architecture of the library whose attention goes through its attention interface can be run so: the texts are one sequence,
 each counts its own positions, and attention sees one text at a time. Loading compares it with the library's own way.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby, pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -29,6 +29,9 @@ WITH_GELU = (("dense", "intermediate_act_fn"), ("dense", "transform_act_fn"), ("
 # its code, and the process memory of the right size
 STEP, STEPS_FROM = 128, 1024
 LENGTHS = (3, 17)  # of the texts that a model is checked with
+# packed: end to end; padded: in a table, where attention is of a kind that cannot see one text at a time; alone: one text at a time
+Layout = Literal["packed", "padded", "alone"]
+MOST_PADDING = 1.25
 packed = threading.local()  # .starts of the texts under way in this thread, .bidirectional
 
 
@@ -119,68 +122,81 @@ class SlowModelWarning(WinnowWarning):
 
 
 class RaggedModel:
-    """Token ids to the inputs of the vocabulary projection."""
+    """Token ids to the inputs of the vocabulary projection; of a model without one, to its last hidden states."""
 
     def __init__(self, model: PreTrainedModel):
         """`model` is changed: its projection is taken off, its linear layers are replaced by faster ones."""
         self.model = model
         self.bidirectional = False  # lets a decoder's tokens see those after them
-        self.is_packed = True  # else one text at a time
+        self.layout: Layout = "packed"
+        padding = getattr(model.config, "pad_token_id", None)
+        self.padding = padding if isinstance(padding, int) else 0
         self.first_position = first_position(model)
         self.extra = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
         take_off(model, model.get_output_embeddings())
+        take_off(model, getattr(model, "pooler", None))  # of one position, and nobody asks for it
         replace_linear_layers(model)
         self.own_attention = model.config._attn_implementation
         model.set_attn_implementation(RAGGED)
 
     @classmethod
-    def checked(cls, model: PreTrainedModel, head: Head, name: str, *, bidirectional: bool = False) -> RaggedModel:
-        """After a comparison with the library's own way, text by text, on a few tokens.
+    def checked(
+        cls, model: PreTrainedModel, head: Head | None, name: str, *, bidirectional: bool = False
+    ) -> RaggedModel:
+        """After a comparison with the library's own way, text by text, on a few tokens: of all logits, or without a head of the hidden
+        states.
 
         Raises ModelError where even one text at a time comes out otherwise: such a model does more to its logits than project.
         """
         model.eval().requires_grad_(False)
-        ids, starts = torch.arange(sum(LENGTHS)) * 31 % head.num_terms, [0, *accumulate(LENGTHS)]
+        num_ids = len(model.get_input_embeddings().weight) if head is None else head.num_terms
+        ids, starts = torch.arange(sum(LENGTHS)) * 31 % num_ids, [0, *accumulate(LENGTHS)]
         padding = getattr(model.config, "pad_token_id", None)
-        ids[ids == padding] = (31 * sum(LENGTHS)) % head.num_terms  # whose positions some architectures count otherwise
+        ids[ids == padding] = (31 * sum(LENGTHS)) % num_ids  # whose positions some architectures count otherwise
         with torch.inference_mode():
             expected = torch.cat([model(input_ids=ids[None, a:b].to(model.device))[0][0] for a, b in pairwise(starts)])
-            if expected.shape[1] != head.num_terms:
+            if head is not None and expected.shape[1] != head.num_terms:
                 expected = every_logit(expected, head)
         ragged = cls(model)
         if not expected.isfinite().all():
             raise ModelError(
-                f"{name} gives logits that are no finite numbers; its weights are damaged, or too large for {expected.dtype}: "
-                "give dtype='float32'."
+                f"{name} gives {'logits' if head else 'vectors'} that are no finite numbers; its weights are damaged, or too large "
+                f"for {expected.dtype}: give dtype='float32'."
             )
-        for ragged.is_packed in (True, False) if packs(model.config) else (False,):
-            if not ragged.is_packed:
+        for ragged.layout in get_args(Layout) if packs(model.config) else ("alone",):
+            if ragged.layout != "packed":
                 model.set_attn_implementation(ragged.own_attention)
-            if is_close(every_logit(ragged.hidden(ids, starts), head), expected):
+            hidden = ragged.hidden(ids, starts, most_padding=sum(LENGTHS))
+            if is_close(hidden if head is None else every_logit(hidden, head), expected):
                 break
         else:
-            raise ModelError(
-                f"{name} ({type(model).__name__}) does more to its logits than a projection and a bias; it cannot be used as a "
-                "sparse encoder here."
+            reason = (
+                "comes out otherwise in faster layers"
+                if head is None
+                else "does more to its logits than a projection and a bias"
             )
-        if not ragged.is_packed:
+            raise ModelError(f"{name} ({type(model).__name__}) {reason}; it cannot be used as an encoder here.")
+        if ragged.layout != "packed" and bidirectional:
+            raise ModelError(f"{name} has an attention of its own, which cannot be made bidirectional; leave it out.")
+        if ragged.layout == "alone":
             warnings.warn(
                 f"{name} cannot be run on packed texts: one text at a time is slower.", SlowModelWarning, stacklevel=2
             )
-            if bidirectional:
-                raise ModelError(
-                    f"{name} has an attention of its own, which cannot be made bidirectional; leave it out."
-                )
         ragged.bidirectional = bidirectional
         return ragged
 
     @torch.inference_mode()
-    def hidden(self, ids: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
-        """[tokens, width] of texts end to end; text t is ids[starts[t] : starts[t + 1]]."""
+    def hidden(self, ids: torch.Tensor, starts: Sequence[int], most_padding: float = MOST_PADDING) -> torch.Tensor:
+        """[tokens, width] of texts end to end; text t is ids[starts[t] : starts[t + 1]].
+
+        most_padding  of texts that are padded: how many times as long as the first the others may be
+        """
         device = self.model.device
-        if not self.is_packed:
+        if self.layout == "alone":
             texts = [ids[None, a:b].to(device) for a, b in pairwise(starts)]
             return torch.cat([self.model(input_ids=text, **self.extra)[0][0] for text in texts])
+        if self.layout == "padded":
+            return torch.cat([self.padded(ids, texts) for texts in of_like_length(starts, most_padding)])
         filling = -len(ids) % STEP if len(ids) >= STEPS_FROM else 0
         packed.starts = [*starts, len(ids) + filling] if filling else starts
         packed.bidirectional = self.bidirectional
@@ -193,6 +209,27 @@ class RaggedModel:
             input_ids=ids.to(device)[None], position_ids=positions.to(device)[None], **self.extra
         )[0]
         return found[0, :num_tokens]
+
+    def padded(self, ids: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
+        """[tokens, width] of these texts alone, in one padded batch: the library's own way."""
+        lengths = torch.diff(torch.tensor(starts))
+        is_read = torch.arange(int(lengths.max())) < lengths[:, None]
+        table = torch.full(is_read.shape, self.padding)
+        table[is_read] = ids[starts[0] : starts[-1]]
+        device = self.model.device
+        found = self.model(input_ids=table.to(device), attention_mask=is_read.long().to(device), **self.extra)[0]
+        hidden: torch.Tensor = found[is_read.to(device)]
+        return hidden
+
+
+def of_like_length(starts: Sequence[int], most: float) -> Iterator[Sequence[int]]:
+    """The starts and the end of texts that follow each other, none longer than `most` times the first of them."""
+    first = 0
+    for text, (start, end) in enumerate(pairwise(starts)):
+        if end - start > most * (starts[first + 1] - starts[first]):
+            yield starts[first : text + 1]
+            first = text
+    yield starts[first:]
 
 
 def packs(config: Any) -> bool:

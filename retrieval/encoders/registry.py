@@ -28,7 +28,7 @@ class Known(NamedTuple):
 
     def tell_licence(self) -> None:
         """Warns where the licence forbids something, or there is none."""
-        if self.licence == NON_COMMERCIAL:
+        if self.licence.startswith("CC BY-NC"):
             told = f"is licensed under {self.licence}, not for commercial use"
         elif self.licence == NOT_STATED:
             told = "states no licence on its page; ask its author before you rely on it"

@@ -31,7 +31,8 @@ from retrieval.encoders.tokens import read_tokenizer
 from retrieval.encoders.wishes import Wishes
 
 ACTIVATIONS = {"relu": "log1p", "log1p_relu": "log1p_log1p"}
-DOCUMENT_ROUTES = ("document", "passage", "corpus")
+DOCUMENT_ROUTES = ("document", "passage", "corpus", "doc")
+ROUTERS = ("Router", "Asym")
 TRANSFORMERS = ("Transformer", "MLMTransformer")
 STATIC = "SparseStaticEmbedding"
 UNKNOWN_SETTINGS = (
@@ -48,14 +49,9 @@ Modules = Sequence[tuple[str, str]]  # kind and folder of each
 
 def read_modules(name: str, folder: Path, wishes: Wishes) -> Checkpoint:
     """The encoder that modules.json describes. Raises ModelError for modules that are no sparse encoder over a vocabulary."""
-    path = folder / "modules.json"
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-        modules = [(last_part(module["type"]), str(module["path"])) for module in listed]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path} is no list of modules ({brief(error, 100)}); get the checkpoint again.") from error
+    modules = listed_modules(folder)
     routes: dict[str, Modules] = {"query": modules, "document": modules}
-    if modules and modules[0][0] in ("Router", "Asym"):
+    if modules and modules[0][0] in ROUTERS:
         if len(modules) > 1:
             raise ModelError(
                 f"{name} has {modules[1][0]} after its Router; a sparse encoder over a vocabulary has nothing there."
@@ -72,6 +68,16 @@ def read_modules(name: str, folder: Path, wishes: Wishes) -> Checkpoint:
         raise ModelError(f"{name} encodes documents by a table of token weights; give a model for them.")
     check_alike(name, tokenizer, f"the query side of {name}", query_tokenizer, special=isinstance(query, Side))
     return Checkpoint(document, query, tokenizer)
+
+
+def listed_modules(folder: Path) -> Modules:
+    """What modules.json lists. Raises ModelError."""
+    path = folder / "modules.json"
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        return [(last_part(module["type"]), str(module["path"])) for module in listed]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path} is no list of modules ({brief(error, 100)}); get the checkpoint again.") from error
 
 
 def last_part(dotted: str) -> str:
@@ -96,14 +102,27 @@ def read_routes(folder: Path, part: str) -> dict[str, Modules]:
 
 def shared_options(folder: Path, side: str) -> dict[str, Any]:
     """Prompt and number of terms kept."""
-    path = folder / "config_sentence_transformers.json"
-    config = read_json(path) if path.is_file() else {}
-    prompts = config.get("prompts") or {}
-    if not isinstance(prompts, dict):
-        raise ModelError(f"{path} has the prompts {prompts!r:.60}; they must be texts by name.")
-    # the library looks for a prompt called passage or corpus only where there is none called document, and there always is
-    found: dict[str, Any] = {"prefix": prompts.get(side) or ""}
+    config = shared_config(folder)
+    found: dict[str, Any] = {"prefix": side_prompt(folder, config, side)}
     return found if config.get("max_active_dims") is None else {**found, "top_k": config["max_active_dims"]}
+
+
+def shared_config(folder: Path) -> dict[str, Any]:
+    """What holds of the whole model."""
+    path = folder / "config_sentence_transformers.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def side_prompt(folder: Path, config: dict[str, Any], side: str) -> str:
+    """The text before each text of a side. Raises ModelError."""
+    prompts = config.get("prompts") or {}
+    # the library looks for a prompt called passage or corpus only where there is none called document, and there always is
+    found = (prompts.get(side) or "") if isinstance(prompts, dict) else None
+    if not isinstance(found, str):
+        raise ModelError(
+            f"{folder / 'config_sentence_transformers.json'} has the prompts {prompts!r:.60}; they must be texts by name."
+        )
+    return found
 
 
 def read_side(
@@ -129,25 +148,27 @@ def read_side(
     found = {
         "special_tokens": True,  # the library always adds them
         **shared,
-        **transformer_options(files, tokenizer, side, is_masked=kinds[0] == "MLMTransformer"),
+        **transformer_options(files, tokenizer, side, "fill-mask", is_usual=kinds[0] == "MLMTransformer"),
         **pooling_options(inside(folder, pooling)),
         "own_terms": own_weights is not None,
     }
     return Side(files, found, own_weights), tokenizer
 
 
-def transformer_options(files: ModelFiles, tokenizer: Tokenizer, side: str, *, is_masked: bool) -> dict[str, Any]:
+def transformer_options(
+    files: ModelFiles, tokenizer: Tokenizer, side: str, wanted: str, *, is_usual: bool
+) -> dict[str, Any]:
     """The length of texts; a tokenizer that is to lower case does so from now on. Raises ModelError.
 
-    is_masked  whether the module gives logits unless its file says otherwise
+    wanted    what the module must be made for: fill-mask (logits), feature-extraction (hidden states)
+    is_usual  whether it is, unless its file says otherwise
     """
     path = next(iter(sorted(files.folder.glob("sentence_*_config.json"))), files.folder / "sentence_bert_config.json")
     config = read_json(path) if path.is_file() else {}
-    task = config.get("transformer_task", "fill-mask" if is_masked else "feature-extraction")
-    if task != "fill-mask":
-        raise ModelError(
-            f"{path} has the transformer_task {task!r:.60}, which gives no weights of terms; it must be 'fill-mask'."
-        )
+    task = config.get("transformer_task", wanted if is_usual else "feature-extraction")
+    if task != wanted:
+        what = "weights of terms" if wanted == "fill-mask" else "hidden states"
+        raise ModelError(f"{path} has the transformer_task {task!r:.60}, which gives no {what}; it must be {wanted!r}.")
     unknown = [setting for setting in UNKNOWN_SETTINGS if config.get(setting)]
     if unknown:
         raise ModelError(f"{path} has {unknown[0]}, which is not known here; give a checkpoint without it.")

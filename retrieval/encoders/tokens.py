@@ -7,6 +7,7 @@ tokens are known for the terms it holds.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +43,34 @@ class Tokens(NamedTuple):
     allowed: np.ndarray | None = None  # int64, the terms that may have weight; None: any
 
 
-class TextTokens:
+class TextReader(ABC):
+    """Texts to what one side of a model reads."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self.tokenizer = tokenizer
+
+    @property
+    @abstractmethod
+    def longest(self) -> int:
+        """The most tokens that the model is given."""
+
+    @abstractmethod
+    def of(self, texts: Sequence[str]) -> list[Tokens]:
+        """The texts as the model reads them."""
+
+    def own(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """int64: the token ids of each text alone, all of them."""
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int64) for encoding in encodings]
+
+    def terms_in(self, text: str) -> np.ndarray:
+        """int64: the terms that the text says itself."""
+        return self.own([text])[0]
+
+
+class TextTokens(TextReader):
     """Tokenizes texts for one side of a model.
 
     Echo (Springer et al., arXiv:2402.15449): prefix, text and suffix are tokenized as one string, as without echo, and those ids stand
@@ -54,9 +82,8 @@ class TextTokens:
     """
 
     def __init__(self, tokenizer: Tokenizer, options: NeuralOptions):
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        self.tokenizer, self.options = tokenizer, options
+        super().__init__(tokenizer)
+        self.options = options
         self.before, self.after = special_ids(tokenizer) if options.special_tokens else ([], [])
         self.room = (options.max_length - len(self.before) - len(self.after)) // (2 if options.echo else 1)
         if self.room < 1:
@@ -68,17 +95,7 @@ class TextTokens:
 
     @property
     def longest(self) -> int:
-        """The most tokens that the model is given."""
         return self.options.max_length
-
-    def own(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int64: the token ids of each text alone, all of them."""
-        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, np.int64) for encoding in encodings]
-
-    def terms_in(self, text: str) -> np.ndarray:
-        """int64: the terms that the text says itself."""
-        return self.own([text])[0]
 
     def of(self, texts: Sequence[str]) -> list[Tokens]:
         """A text without tokens of its own has none at all, whatever stands before and after it."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from index.errors import ModelError, WinnowError
 from retrieval.encoders.model_files import COMMIT, ModelFiles, read_json
@@ -30,6 +30,9 @@ class Wishes:
     of_queries         the options that were said of queries alone
     """
 
+    of_a_side: ClassVar[tuple[str, ...]] = NEURAL
+    of_nobody: ClassVar[tuple[str, ...]] = ("document", "query", "of_queries")  # fields that are no options
+
     document: dict[str, Any] = field(default_factory=dict)
     query: dict[str, Any] = field(default_factory=dict)
     queries: Literal["model", "table", "binary"] | None = None
@@ -41,12 +44,12 @@ class Wishes:
     of_queries: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Wishes:
-        """From keyword arguments: an option of NeuralOptions, for one side with document_ or query_ before it, or one of ours.
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """From keyword arguments: an option of a side, for one side with document_ or query_ before it, or one of the whole.
 
         Raises WinnowError for others.
         """
-        own = {one.name for one in fields(cls)} - {"document", "query", "of_queries"}
+        own = {one.name for one in fields(cls)} - set(cls.of_nobody)
         document: dict[str, Any] = {}
         query: dict[str, Any] = {}
         rest: dict[str, Any] = {}
@@ -54,15 +57,15 @@ class Wishes:
             side, _, option = name.partition("_")
             if name in own:
                 rest[name] = value
-            elif name in NEURAL:
+            elif name in cls.of_a_side:
                 document.setdefault(name, value)
                 query.setdefault(name, value)
-            elif side in ("document", "query") and option in NEURAL:
+            elif side in ("document", "query") and option in cls.of_a_side:
                 (document if side == "document" else query)[option] = value
             else:
                 raise WinnowError(
                     f"there is no model option {name!r:.60}; there are {', '.join(sorted(own))}, and for both sides or one (with "
-                    f"document_ or query_ before it) {', '.join(NEURAL)}."
+                    f"document_ or query_ before it) {', '.join(cls.of_a_side)}."
                 )
         if rest.get("queries") is not None:
             check_choice("queries", rest["queries"], ("model", "table", "binary"))
@@ -115,6 +118,6 @@ class Wishes:
             ) from error
         return base
 
-    def alone(self) -> Wishes:
+    def alone(self) -> Self:
         """What holds of another checkpoint too: nothing that was said of this one."""
         return replace(self, revision=None, trust_remote_code=False, base_model=None)

@@ -25,22 +25,26 @@ def add_option_argument(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the model, such as activation=log1p or query_max_length=64 (docs/models.md); may be repeated",
+        help="of the model, such as activation=log1p or query_max_length=64 (docs/models.md), of one of several as in "
+        "minilm.factory=HNSW32; may be repeated",
     )
 
 
 def parse_options(written: Iterable[str]) -> dict[str, Any]:
-    """The options by name; true, false, null and numbers as JSON writes them, anything else is a text.
+    """The options by name, those of one of several models under its own; true, false, null and numbers as JSON writes them, anything
+    else is a text.
 
-    >>> parse_options(["max_length=128", "echo=true", "query_prefix=query: "])
-    {'max_length': 128, 'echo': True, 'query_prefix': 'query: '}
+    >>> parse_options(["max_length=128", "echo=true", "query_prefix=query: ", "minilm.factory=HNSW32"])
+    {'max_length': 128, 'echo': True, 'query_prefix': 'query: ', 'minilm': {'factory': 'HNSW32'}}
     """
     options: dict[str, Any] = {}
     for one in written:
         name, is_there, value = one.partition("=")
         if not is_there or not name:
             raise WinnowError(f"the option {one!r:.60} is not NAME=VALUE; write it as activation=log1p.")
-        options[name] = value if name.endswith(TEXTS) else as_value(value)
+        model, _, option = name.rpartition(".")  # no option has a dot in its name, many models have
+        own = options.setdefault(model, {}) if model else options
+        own[option] = value if option.endswith(TEXTS) else as_value(value)
     return options
 
 

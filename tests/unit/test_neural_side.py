@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from index.errors import ModelError, WinnowError
 from index.vectors import concatenate
 from retrieval.encoders.mini import mini
-from retrieval.encoders.neural_side import MemoryWarning, TruncationWarning
+from retrieval.encoders.text_stream import MemoryWarning, TruncationWarning
 
 WORDS = "moon water bread salt light red planet the of unbelievably".split()
 texts_of_any_length = st.lists(st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), min_size=1, max_size=6)

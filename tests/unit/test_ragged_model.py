@@ -117,12 +117,32 @@ def test_a_packed_model_equals_the_library_text_by_text():
     torch.testing.assert_close(logits_of(ragged, head, ids, STARTS), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_that_cannot_be_packed_runs_text_by_text_and_says_so(monkeypatch):
+def test_a_model_that_cannot_be_packed_runs_in_padded_batches(monkeypatch):
     model, ids = tiny_bert(), torch.arange(40) % 50
     with torch.inference_mode():
         expected = torch.cat([model(input_ids=ids[None, a:b]).logits[0] for a, b in pairwise(STARTS)])
     head = head_of(model)
     monkeypatch.setattr(ragged_model, "first_position", lambda model: 1)  # as if its positions were numbered otherwise
+    ragged = RaggedModel.checked(model, head, "tiny")
+    assert ragged.layout == "padded"
+    torch.testing.assert_close(logits_of(ragged, head, ids, STARTS), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_texts_of_like_length_are_padded_together():
+    starts = [0, 4, 8, 13, 20, 28, 29]  # lengths 4, 4, 5, 7, 8, 1
+    found = [list(texts) for texts in ragged_model.of_like_length(starts, 1.25)]
+    assert found == [[0, 4, 8, 13], [13, 20, 28, 29]]
+    assert [list(texts) for texts in ragged_model.of_like_length([0, 4], 1.25)] == [[0, 4]]
+
+
+def test_a_model_that_cannot_be_padded_either_runs_text_by_text_and_says_so(monkeypatch):
+    model, ids = tiny_bert(), torch.arange(40) % 50
+    with torch.inference_mode():
+        expected = torch.cat([model(input_ids=ids[None, a:b]).logits[0] for a, b in pairwise(STARTS)])
+    head = head_of(model)
+    monkeypatch.setattr(ragged_model, "first_position", lambda model: 1)
+    padded = RaggedModel.padded
+    monkeypatch.setattr(RaggedModel, "padded", lambda self, *arguments: padded(self, *arguments) + 1)
     with pytest.warns(ragged_model.SlowModelWarning, match="tiny cannot be run on packed texts"):
         ragged = RaggedModel.checked(model, head, "tiny")
     torch.testing.assert_close(logits_of(ragged, head, ids, STARTS), expected, rtol=1e-5, atol=1e-5)

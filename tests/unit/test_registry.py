@@ -7,6 +7,8 @@ from conftest import ROOT
 
 from retrieval import LearnedSparseEncoder
 from retrieval.encoders import checkpoints, registry
+from retrieval.encoders.dense import registry as dense_registry
+from retrieval.encoders.dense.options import DenseOptions
 from retrieval.encoders.options import NeuralOptions
 from retrieval.encoders.registry import NON_COMMERCIAL, NOT_STATED, SHORT_NAMES, Known, LicenceWarning
 from retrieval.encoders.term_weights import TermWeights
@@ -18,11 +20,12 @@ DOCS = (ROOT / "docs" / "models.md").read_text()
 
 
 def test_the_documentation_lists_the_registrys_models_and_no_others():
-    assert [line for line in DOCS.splitlines() if re.match(r"\| `[^`]+` \| `[^`]+/", line)] == registry.table()
+    rows = [line for line in DOCS.splitlines() if re.match(r"\| `[^`]+` \| `[^`]+/", line)]
+    assert rows == registry.table() + dense_registry.table()
 
 
 def test_the_documentation_names_every_option():
-    options = {option.name for option in (*fields(NeuralOptions), *fields(Wishes))} - {
+    options = {option.name for option in (*fields(NeuralOptions), *fields(Wishes), *fields(DenseOptions))} - {
         "document",
         "query",
         "of_queries",
