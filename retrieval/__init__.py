@@ -9,20 +9,39 @@ from index.lazy_names import lazy_names  # `index` refuses, at once, to run besi
 if TYPE_CHECKING:
     from index.documents import Document
     from index.errors import WinnowError
+    from retrieval.encoders.dense.encoder import DenseEncoder
     from retrieval.encoders.learned import LearnedSparseEncoder
     from retrieval.encoding import encode_corpus
-    from retrieval.hits import Explanation, Hit
+    from retrieval.fusion import Fusion
+    from retrieval.hits import Explanation, Hit, Hits
     from retrieval.retriever import Retriever
+    from retrieval.tuning import Tuning
 
 HOMES = {
+    "DenseEncoder": "retrieval.encoders.dense.encoder",
     "Document": "index.documents",
     "Explanation": "retrieval.hits",
+    "Fusion": "retrieval.fusion",
     "Hit": "retrieval.hits",
+    "Hits": "retrieval.hits",
     "LearnedSparseEncoder": "retrieval.encoders.learned",
     "Retriever": "retrieval.retriever",
+    "Tuning": "retrieval.tuning",
     "WinnowError": "index.errors",
     "encode_corpus": "retrieval.encoding",
 }
-__all__ = ["Document", "Explanation", "Hit", "LearnedSparseEncoder", "Retriever", "WinnowError", "encode_corpus"]
+__all__ = [
+    "DenseEncoder",
+    "Document",
+    "Explanation",
+    "Fusion",
+    "Hit",
+    "Hits",
+    "LearnedSparseEncoder",
+    "Retriever",
+    "Tuning",
+    "WinnowError",
+    "encode_corpus",
+]
 
 __getattr__ = lazy_names("retrieval", HOMES)

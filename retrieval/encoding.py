@@ -9,24 +9,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from index.arm_segments import Encoded
 from index.documents import Document
 from index.encoded_vectors import KIND, EncodedPart, parts_of, read_model_part
 from index.errors import CorpusError, WinnowError
 from index.folder_writer import FolderWriter
 from index.manifest import MARKER, as_json
 from index.options import WeightImpacts
-from index.segment import Encoded
 from index.storage import Part, check_target
 from index.vocabulary import Vocabulary
 from kernels.cpu.sparse import SparseRows
 from retrieval.corpus import Corpus, FieldNames, read_corpus
 from retrieval.encoders.loading import load_encoder, read_encoder
-from retrieval.encoders.neural_side import TruncationWarning
 from retrieval.encoders.protocol import SparseEncoder
+from retrieval.encoders.text_stream import TruncationWarning
 from retrieval.encoders.weighted_terms import renumbered
 from retrieval.progress import progress as counted
 from retrieval.vectors_by_id import RowIds
@@ -65,6 +65,10 @@ def encode_corpus(
     """
     check_target(folder)  # before a model is loaded
     encoder = load_encoder(model, options=options)
+    if encoder.kind == "dense":
+        raise WinnowError(
+            f"{model} makes dense vectors, which no folder of vectors holds; index the corpus with it, or give a sparse model."
+        )
     if encoder.terms is None:
         raise WinnowError(
             f"{model} has a vocabulary of its own in each segment, so nothing can be encoded once for many indexes; use a model "
@@ -72,7 +76,7 @@ def encode_corpus(
         )
     documents = counted(read_corpus(corpus, names), total=None, doing="encoding", unit="documents", shown=progress)
     with told_once(), FolderWriter(folder, KIND) as files:
-        growing = Growing(files, encoder)
+        growing = Growing(files, cast(SparseEncoder, encoder))
         growing.pass_by(documents)
         there_before = len(growing.ids)
         for first in documents:
@@ -185,4 +189,4 @@ def read_encoder_of(folder: str | Path, impacts: WeightImpacts | None = None) ->
     description: dict[str, Any] = part.contents["encoder"]
     if impacts is not None:
         description = {**description, "impacts": impacts}
-    return read_encoder(part.path, description)
+    return cast(SparseEncoder, read_encoder(part.path, description))

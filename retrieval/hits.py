@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,6 +19,17 @@ class Hit:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
+class Hits(list[Hit]):
+    """The ranked documents of one search, best first.
+
+    missing  the arms that a search with `partial=True` did without, each with the reason
+    """
+
+    def __init__(self, hits: Iterable[Hit] = (), missing: Mapping[str, str] | None = None):
+        super().__init__(hits)
+        self.missing = dict(missing or {})
+
+
 class TermMatch(NamedTuple):
     """What one query term adds to a score: weight times impact, in float32."""
 
@@ -29,9 +41,27 @@ class TermMatch(NamedTuple):
     is_expansion: bool  # the term is not in the document's own text: the encoder added it
 
 
+class ArmShare(NamedTuple):
+    """What one arm gave a document; `terms`, of a sparse arm, come largest contribution first and add up to `score`."""
+
+    arm: str
+    rank: int | None  # among the documents that the arm gave to the fusion; None: it was not among them
+    score: float  # as the arm itself has it
+    normalised: float  # as the fusion reads it
+    weight: float
+    share: float  # of the fused score
+    terms: list[TermMatch]
+
+
 class Explanation(NamedTuple):
-    """Why a document has its score; `terms` come largest contribution first and add up to `score`."""
+    """Why a document has its score: the sum of weight times normalised of its arms (of combmnz, times the number of arms that returned
+    it); of one arm alone that arm's score."""
 
     doc_id: str
     score: float
-    terms: list[TermMatch]
+    arms: list[ArmShare]
+
+    @property
+    def terms(self) -> list[TermMatch]:
+        """Those of all sparse arms."""
+        return [match for arm in self.arms for match in arm.terms]

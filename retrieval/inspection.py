@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from index.arm_segments import ArmSegment, DenseArmSegment
 from index.encoded_vectors import KIND as ENCODED_VECTORS
 from index.encoded_vectors import parts_of, read_model_part
 from index.errors import IndexFormatError
@@ -25,6 +26,9 @@ KINDS_OF_BYTES = {
     "vocabulary.": "vocabulary",
     "document_frequency": "statistics",
     "live.": "deletes",
+    "vectors.": "dense vectors",
+    "without.": "dense vectors",
+    "codes.": "codes of dense vectors",
 }
 
 
@@ -39,6 +43,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
         "folder": str(folder),
         "model": snapshot.model.contents["model"],
         "encoder": snapshot.model.contents["encoder"],
+        **({"fusion": snapshot.model.contents["fusion"]} if "fusion" in snapshot.model.contents else {}),
         "commit": snapshot.number,
         "documents": snapshot.num_docs,
         "deleted_documents": snapshot.first_docs[-1] - snapshot.num_docs,
@@ -90,15 +95,25 @@ def describe_segment(one: LiveSegment) -> dict[str, Any]:
         "documents": live.num_docs,
         "deleted_documents": segment.num_docs - live.num_docs,
         "bytes": sum(size for _, size in files_of(segment.part)),
-        "arms": {
-            name: {
-                "postings": arm.index.num_postings,
-                "terms": arm.index.options.num_terms,
-                "impacts": arm.index.options.impacts,
-                "is_calibrated": bool(arm.index.calibration.short or arm.index.calibration.long),
-            }
-            for name, arm in segment.arms.items()
-        },
+        "arms": {name: describe_arm(arm) for name, arm in segment.arms.items()},
+    }
+
+
+def describe_arm(arm: ArmSegment) -> dict[str, Any]:
+    """The size of one arm of a segment, and how it is searched."""
+    if isinstance(arm, DenseArmSegment):
+        index = arm.index
+        return {
+            "vectors": index.num_docs - len(index.without),
+            "dimension": index.options.dimension,
+            "similarity": index.options.similarity,
+            "method": index.method,
+        }
+    return {
+        "postings": arm.index.num_postings,
+        "terms": arm.index.options.num_terms,
+        "impacts": arm.index.options.impacts,
+        "is_calibrated": bool(arm.index.calibration.short or arm.index.calibration.long),
     }
 
 

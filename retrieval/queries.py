@@ -1,20 +1,51 @@
-"""Queries as they are given, in words or as weights by term, checked and numbered for each segment of an arm."""
+"""Queries as they are given, in words, as weights by term or as a vector, checked and as the segments of an arm take them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from index.arms import DenseArm, SparseArm
 from index.errors import WinnowError
-from index.snapshot import Arm
 from index.vectors import SparseQuery, checked_weights
-from retrieval.encoders.protocol import SparseEncoder
+from retrieval.encoders.protocol import DenseEncoder, SparseEncoder
 from retrieval.encoders.weighted_terms import weighted_query
 
-Query = str | Mapping[str, float]
+OneQuery = str | Mapping[str, float] | Sequence[float] | np.ndarray
+Query = OneQuery | Mapping[str, OneQuery]
 
 
-def numbered(query: Query, encoder: SparseEncoder, arm: Arm) -> list[SparseQuery]:
+def each_query(queries: Iterable[Query]) -> list[Query]:
+    """A list of queries; WinnowError for what is a single one."""
+    if isinstance(queries, str | Mapping) or not isinstance(queries, Iterable):
+        raise WinnowError(
+            f"queries is {type(queries).__name__} {queries!r:.60}; it must be a list of strings or of mappings."
+        )
+    return list(queries)
+
+
+def by_arm(query: Query, arms: Sequence[str]) -> Mapping[str, Any]:
+    """What each arm is asked: words are for all, anything else names the arm that it is for. Raises WinnowError."""
+    if isinstance(query, str):
+        return dict.fromkeys(arms, query)
+    if isinstance(query, Mapping) and query.keys() >= set(arms) and any(is_a_query(value) for value in query.values()):
+        return query
+    if len(arms) == 1:
+        return {arms[0]: query}
+    raise WinnowError(
+        f"the query is {type(query).__name__} {query!r:.60}; with the arms {', '.join(arms)} it must be a string, or a mapping "
+        "that gives each of them a query of its own."
+    )
+
+
+def is_a_query(value: Any) -> bool:
+    """Rather than the weight of a term."""
+    return isinstance(value, str | Mapping | list | tuple | np.ndarray)
+
+
+def numbered(query: Any, encoder: SparseEncoder, arm: SparseArm) -> list[SparseQuery]:
     """The query as each segment numbers its terms: encoded if it is text, looked up if it maps terms to weights.
 
     Terms that the arm does not know are ignored. Raises WinnowError for any other query, and for weights that cannot be scored.
@@ -27,6 +58,36 @@ def numbered(query: Query, encoder: SparseEncoder, arm: Arm) -> list[SparseQuery
             f"the query is {type(query).__name__} {query!r:.60}; it must be a string, or a mapping of terms to weights."
         )
     return encoder.encode_query(checked_text("the query", query), arm)
+
+
+def vectors_of(queries: Sequence[Any], encoder: DenseEncoder, arm: DenseArm) -> np.ndarray:
+    """float32 [queries, dimension]: encoded if it is text, else the vector that it is. Zeros find nothing. Raises WinnowError."""
+    vectors = np.zeros((len(queries), arm.dimension), np.float32)
+    texts = [i for i, query in enumerate(queries) if isinstance(query, str)]
+    if len(texts) == 1:
+        vectors[texts[0]] = encoder.encode_query(checked_text("the query", queries[texts[0]]))
+    elif texts:
+        vectors[texts] = encoder.encode_queries([checked_text("the query", queries[i]) for i in texts])
+    for i in set(range(len(queries))) - set(texts):
+        vectors[i] = checked_vector(queries[i], arm.dimension)
+    return vectors
+
+
+def checked_vector(query: Any, dimension: int) -> np.ndarray:
+    """float32 [dimension]; WinnowError for what is no vector of finite numbers."""
+    try:
+        if isinstance(query, Mapping):
+            raise TypeError("a mapping")
+        vector = np.asarray(query, np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise WinnowError(
+            f"the query is {type(query).__name__} {query!r:.60}; it must be a string, or a vector of {dimension} numbers."
+        ) from error
+    if vector.shape != (dimension,) or not np.isfinite(vector).all():
+        raise WinnowError(
+            f"the query is a vector of shape {vector.shape} ({vector.ravel()[:3]} ...); it must be {dimension} finite numbers."
+        )
+    return vector
 
 
 def checked_text(name: str, text: Any) -> str:

@@ -5,14 +5,16 @@ Vectors that came with their documents no encoder can make again: they are kept 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
+from index.arm_segments import ArmSegment, SparseArmSegment, build_arm
+from index.dense.index import KIND as DENSE_INDEX
 from index.documents import Document, DocumentStore, StagedDocuments, numbers_of
 from index.encoded_vectors import KIND as ENCODED_VECTORS
 from index.encoded_vectors import EncodedPart
@@ -21,15 +23,15 @@ from index.folder_writer import FolderWriter
 from index.inverted import KIND as INVERTED_INDEX
 from index.inverted import InvertedIndex
 from index.manifest import Description, file_problems, read_description, soundest_manifest
-from index.segment import ArmSegment, Live, Segment, folder_of, live_mask
+from index.segment import Live, Segment, folder_of, live_mask
 from index.snapshot import LiveSegment, Snapshot
 from index.storage import Commit, Part, check_kind
 from index.verification import damage_of_live, damage_of_segment, find_damage
 from index.vocabulary import Vocabulary
 from index.writer import Writer
-from retrieval.encoders.loading import load_encoder, read_encoder
-from retrieval.encoders.protocol import SparseEncoder
-from retrieval.opened import KIND
+from retrieval.encoders.loading import load_encoders, read_encoders
+from retrieval.encoders.protocol import Encoder, SparseEncoder
+from retrieval.opened import KIND, Opened, takes_vectors
 
 CONTRADICTIONS = (
     ValueError,
@@ -38,6 +40,8 @@ CONTRADICTIONS = (
     AttributeError,
     ArithmeticError,
 )  # of a description with its files
+
+Encoders = Mapping[str, Encoder]  # by the name of their arms
 
 
 class Repaired(NamedTuple):
@@ -86,7 +90,7 @@ def repair(folder: str | Path, *, model: str | None = None) -> list[Repaired]:
     model  the name of the model, needed where the part that says it is damaged
 
     Raises IndexFormatError where neither the manifest nor its copy is sound, for an index of another version and for an
-    inverted index without documents, LockedError while another process writes. Of a folder of vectors the parts before the first
+    index without documents, LockedError while another process writes. Of a folder of vectors the parts before the first
     damaged one stay, from where `winnow encode` goes on.
     """
     check_repairable(Path(folder))
@@ -99,54 +103,58 @@ def repair(folder: str | Path, *, model: str | None = None) -> list[Repaired]:
         commit = files.current
         if commit is None:
             raise IndexFormatError(f"{folder} holds no index that was ever committed; build it again.")
-        encoder, model_part = model_of(commit, files, model)
+        encoders, model_part = model_of(commit, files, model)
         segments: list[LiveSegment] = []
         report: list[Repaired] = []
         later_ids: set[str] = set()
         for entry in reversed(commit.contents["segments"]):
-            found = look_at(commit, files.folder, entry, encoder)
-            segment, done = saved(found, later_ids, encoder, files)
+            found = look_at(commit, files.folder, entry, encoders)
+            segment, done = saved(found, later_ids, encoders, files)
             if segment is not None:
                 segments.insert(0, segment)
                 later_ids.update(live_ids(segment))
             if done is not None:
                 report.insert(0, done)
-        Writer(Snapshot(model=model_part), {encoder.arm: encoder}, files).publish(segments)
+        Writer(Snapshot(model=model_part), encoders, files).publish(segments)
     return report
 
 
 def check_repairable(folder: Path) -> None:
     """Raise IndexFormatError for what is no retriever."""
     manifest = soundest_manifest(folder)
-    if manifest and manifest.kind == INVERTED_INDEX:
+    if manifest and manifest.kind in (INVERTED_INDEX, DENSE_INDEX):
         raise IndexFormatError(
-            f"{folder} holds an inverted index without documents, of which nothing can be built again; where "
+            f"{folder} holds an index without documents, of which nothing can be built again; where "
             "`winnow verify` finds it damaged, restore it from a backup, or build it again."
         )
     if manifest and manifest.kind != ENCODED_VECTORS:
         check_kind(folder, manifest, KIND)
 
 
-def model_of(commit: Commit, files: FolderWriter, model: str | None) -> tuple[SparseEncoder, Part]:
-    """The encoder of the index and the part that describes it, written anew where it is damaged."""
+def model_of(commit: Commit, files: FolderWriter, model: str | None) -> tuple[Encoders, Part]:
+    """The encoders of the index, by arm, and the part that describes them, written anew where it is damaged."""
     part = commit.parts.get(commit.contents["model"])
     if part is not None:
-        return read_encoder(part.path, part.contents["encoder"]), part
+        return by_arm(read_encoders(part.path, part.contents["encoder"])), part
     if model is None:
         raise WinnowError(
             f"{files.folder / commit.contents['model']} is damaged, which says what model the index was built with; "
             "name it (--model)."
         )
-    encoder, part = load_encoder(model), files.new_part()
-    part.contents = {"model": encoder.name, "encoder": encoder.write(part.path)}
-    return encoder, part
+    opened, part = Opened.empty(load_encoders(model), None), files.new_part()
+    opened.write_model(part)
+    return by_arm(opened.encoders), part
 
 
-def look_at(commit: Commit, folder: Path, entry: dict[str, str | None], encoder: SparseEncoder) -> Found:
+def by_arm(encoders: Sequence[Encoder]) -> Encoders:
+    return {encoder.arm: encoder for encoder in encoders}
+
+
+def look_at(commit: Commit, folder: Path, entry: dict[str, str | None], encoders: Encoders) -> Found:
     """What can be read of the segment that an entry of the manifest names."""
     name, deletes_name = str(entry["part"]), entry["deletes"]
-    segment, live = sound_segment(commit.parts.get(name), encoder.arm), None
-    given, rows = given_vectors(folder / name, encoder)
+    segment, live = sound_segment(commit.parts.get(name), encoders), None
+    given, rows = given_vectors(folder / name, taker_of(encoders))
     store = segment.documents if segment else damaged_store(folder / name)
     deletes = commit.parts.get(deletes_name) if deletes_name else None
     if deletes_name is None or store is None:
@@ -160,18 +168,23 @@ def look_at(commit: Commit, folder: Path, entry: dict[str, str | None], encoder:
     return Found(name, segment, store, mask, live, deletes if live else None, mask is None, num_live, given, rows)
 
 
-def sound_segment(part: Part | None, arm: str) -> Segment | None:
-    """The segment of a part whose checksums are right, unless it contradicts itself or has not just this arm."""
+def taker_of(encoders: Encoders) -> Encoder | None:
+    """The one encoder whose vectors may have come with documents."""
+    return next((encoder for encoder in encoders.values() if takes_vectors(encoder)), None)
+
+
+def sound_segment(part: Part | None, encoders: Encoders) -> Segment | None:
+    """The segment of a part whose checksums are right, unless it contradicts itself or has not just these arms."""
     with suppress(*CONTRADICTIONS):
         segment = None if part is None else Segment.read(part)
-        if segment is not None and segment.arms.keys() == {arm} and not any(damage_of_segment(segment)):
+        if segment is not None and segment.arms.keys() == encoders.keys() and not any(damage_of_segment(segment)):
             return segment
     return None
 
 
-def given_vectors(part: Path, encoder: SparseEncoder) -> tuple[bool | None, Rows | None]:
+def given_vectors(part: Path, encoder: Encoder | None) -> tuple[bool | None, Rows | None]:
     """(whether vectors of a segment came with its documents, None: nobody can tell; the rows of these, if they are sound)"""
-    if encoder.terms is None and not encoder.needs_vectors:  # as bm25: it takes none
+    if encoder is None:
         return False, None
     description = sound_description(part)
     if description is None:
@@ -225,13 +238,13 @@ def sound_description(part: Path) -> Description | None:
 
 
 def saved(
-    found: Found, later_ids: set[str], encoder: SparseEncoder, files: FolderWriter
+    found: Found, later_ids: set[str], encoders: Encoders, files: FolderWriter
 ) -> tuple[LiveSegment | None, Repaired | None]:
     """The segment as it goes on, and what had to be done; neither if it is kept as it is."""
     if found.store is None:
         return None, Repaired(found.name, 0, None, 0, "its documents cannot be read: all are lost")
     if found.segment is not None and not found.lost_deletes:
-        return kept(found, found.segment, later_ids, encoder, files)
+        return kept(found, found.segment, later_ids, encoders, files)
     wanted = numbers_of(found.mask, len(found.store))
     staged, docs, num_sound = StagedDocuments(), list[int](), 0
 
@@ -251,7 +264,7 @@ def saved(
             "none of its documents can be read" if num_sound == 0 else "later ones have taken the place of all it had"
         )
         return None, Repaired(found.name, 0, lost, 0, what)
-    segment, what, without_vectors = built_again(found, staged, docs, encoder, files)
+    segment, what, without_vectors = built_again(found, staged, docs, encoders, files)
     returned: int | None = 0
     if found.lost_deletes:
         returned = None if lost or found.num_live is None else max(documents - found.num_live, 0)
@@ -261,19 +274,22 @@ def saved(
 
 
 def built_again(
-    found: Found, staged: StagedDocuments, docs: list[int], encoder: SparseEncoder, files: FolderWriter
+    found: Found, staged: StagedDocuments, docs: list[int], encoders: Encoders, files: FolderWriter
 ) -> tuple[Segment, str, int]:
     """(a segment of the staged documents, which are `docs` of the old one; what was done; how many have lost their vectors)"""
     if found.given is None:
         what = "built again from its documents, all encoded anew: whether vectors had come with them nobody can tell"
-        return Segment.build(staged, {encoder.arm: encoder}, files.new_part()), what, 0
+        return Segment.build(staged, encoders, files.new_part()), what, 0
     if not found.given:
-        return Segment.build(staged, {encoder.arm: encoder}, files.new_part()), "built again from its documents", 0
+        return Segment.build(staged, encoders, files.new_part()), "built again from its documents", 0
     if found.rows is not None and len(staged) == len(docs):
         part = files.new_part()
         with suppress(IndexFormatError):
-            arm = some_rows(found.rows, staged, docs, encoder, part)
-            return Segment.of(staged, {encoder.arm: arm}, part), "built again from its documents and their vectors", 0
+            taker = cast(SparseEncoder, taker_of(encoders))
+            arms: dict[str, ArmSegment] = {taker.arm: some_rows(found.rows, staged, docs, taker, part)}
+            for name, encoder in encoders.items() - {(taker.arm, taker)}:
+                arms[name] = build_arm(encoder.encode_documents(staged), folder_of(name, part))
+            return Segment.of(staged, arms, part), "built again from its documents and their vectors", 0
         files.discard(part)
     bare = StagedDocuments()
     bare.add(replace(document, vector={}) for document in staged)
@@ -281,21 +297,23 @@ def built_again(
         "its vectors came with its documents and are damaged, and no encoder can make them again: the documents are kept and "
         "not found by any query, until they are upserted with their vectors"
     )
-    return Segment.build(bare, {encoder.arm: encoder}, files.new_part()), what, len(bare)
+    return Segment.build(bare, encoders, files.new_part()), what, len(bare)
 
 
-def some_rows(rows: Rows, staged: StagedDocuments, docs: list[int], encoder: SparseEncoder, part: Part) -> ArmSegment:
+def some_rows(
+    rows: Rows, staged: StagedDocuments, docs: list[int], encoder: SparseEncoder, part: Part
+) -> SparseArmSegment:
     """An arm of only these documents, their vectors as they are stored. Raises IndexFormatError where they are damaged."""
     mask = np.zeros(rows.inverted.num_docs, np.bool_)
     mask[docs] = True
     stored = rows.inverted.stored_rows(np.array(docs, np.int64))
     statistics = encoder.statistics(staged, stored, rows.inverted.options.num_terms)
-    arm = ArmSegment(rows.inverted, statistics, rows.vocabulary, given=True)
-    return ArmSegment.merged([(arm, mask, statistics)], folder_of(encoder.arm, part))
+    arm = SparseArmSegment(rows.inverted, statistics, rows.vocabulary, given=True)
+    return SparseArmSegment.merged([(arm, mask, statistics)], folder_of(encoder.arm, part))
 
 
 def kept(
-    found: Found, segment: Segment, later_ids: set[str], encoder: SparseEncoder, files: FolderWriter
+    found: Found, segment: Segment, later_ids: set[str], encoders: Encoders, files: FolderWriter
 ) -> tuple[LiveSegment | None, Repaired | None]:
     """A sound segment: as it is, or with its deletes written anew."""
     left = numbers_of(found.mask, segment.num_docs)
@@ -303,7 +321,6 @@ def kept(
     replaced = [doc for doc, doc_id in zip(left, ids, strict=True) if doc_id in later_ids]
     if found.live is not None and not replaced:
         return LiveSegment(segment, found.live, found.deletes), None
-    encoders = {encoder.arm: encoder}
     live = found.live
     if live is None:
         assert found.mask is not None

@@ -1,6 +1,7 @@
 """The way in: text in, ranked documents out.
 
-`search` encodes the query and hands it to `Arm.search`, which has each segment's `InvertedIndex` call one compiled loop.
+`search` encodes the query for each arm and hands it to `SparseArm.search`, which has each segment's `InvertedIndex` call one
+compiled loop, or to `DenseArm.search`, which has FAISS do so.
 """
 
 from __future__ import annotations
@@ -15,29 +16,41 @@ from typing import Any
 
 import numpy as np
 
+from index.dense.search import DenseSearch
 from index.documents import Document
 from index.effort import EXACT, Effort
 from index.errors import CorpusError, WinnowError
 from index.folder_writer import FolderWriter
 from index.manifest import Verify, is_index
 from index.options import WeightImpacts
-from index.snapshot import Arm, Snapshot
+from index.snapshot import Snapshot
 from index.storage import newest_manifest
+from index.vectors import checked_count
 from index.writer import Watch, Writer
-from retrieval.conditions import Where, fits
+from retrieval.arm_search import Trying
+from retrieval.conditions import Condition, Where, meant
 from retrieval.corpus import Corpus, FieldNames
-from retrieval.encoders.loading import MODELS, is_checkpoint, load_encoder
-from retrieval.encoders.protocol import SparseEncoder
+from retrieval.encoders.loading import MODELS, is_checkpoint, load_encoders
+from retrieval.encoders.protocol import Encoder
 from retrieval.encoding import read_encoder_of
-from retrieval.hits import Explanation, Hit, TermMatch
-from retrieval.opened import KIND, IndexStatistics, Opened
+from retrieval.explaining import explained
+from retrieval.filtered import filtered
+from retrieval.fusion import Fusion
+from retrieval.hits import Explanation, Hit, Hits
+from retrieval.hybrid import Hybrid
+from retrieval.joining import joined
+from retrieval.judged_queries import tuned
+from retrieval.opened import KIND, IndexStatistics, Opened, check_fusion
 from retrieval.progress import progress as counted
-from retrieval.queries import Query, checked_text, numbered
+from retrieval.queries import Query, checked_text, each_query
+from retrieval.tuning import Tuning
 from retrieval.vector_files import Vectors, documents_of, is_encoded
 
 
 class Retriever:
-    """An encoder and the documents it has indexed, in memory or in a folder that it was opened from or saved to.
+    """Encoders and the documents they have indexed, in memory or in a folder that it was opened from or saved to.
+
+    Each encoder is an arm: BM25, learned sparse or dense. The arms hold the same documents, are searched side by side, and fused.
 
     `add`, `upsert` and `delete` are staged: `commit` makes them visible as a whole and, in a folder, durable; `rollback`
     forgets them. A search reads the last commit, also while another thread commits.
@@ -47,13 +60,17 @@ class Retriever:
     [('a', 1)]
     """
 
-    def __init__(self, encoder: SparseEncoder):
-        """A retriever without documents."""
-        self._opened = Opened(encoder, Snapshot())
+    def __init__(self, *encoders: Encoder, fusion: Fusion | None = None):
+        """A retriever without documents.
+
+        fusion  how the arms, one for each encoder, become one ranking (see `retrieval.fusion`)
+        """
+        self._opened = Opened.empty(encoders, fusion)
         self._folder: Path | None = None
         self._writer: Writer | None = None  # while changes are staged
         self._files: FolderWriter | None = None  # the same, of a folder: holds its lock
         self._writing = RLock()
+        self._joined: tuple[Snapshot, ...] = ()  # whose files ours shares, and which hold them
 
     @classmethod
     def from_pretrained(
@@ -61,25 +78,30 @@ class Retriever:
         name_or_folder: str | Path,
         *,
         impacts: WeightImpacts | None = None,
+        fusion: Fusion | None = None,
         verify: Verify = "quick",
         **options: Any,
     ) -> Retriever:
-        """A model, with no documents, or a retriever that `save_pretrained` wrote, with its documents.
+        """A model, or several, with no documents, or a retriever that `save_pretrained` wrote, with its documents.
 
-        A model is one of ours (`bm25`, `mini`, `vectors`), a name of docs/models.md, the folder of a checkpoint or its name on the hub. An
-        index in a folder called like a model is opened; any other such folder does not hide the model. A folder of `encode_corpus` stands
+        A model is one of ours (`bm25`, `mini`, `minilm`, `vectors`), a name of docs/models.md, the folder of a checkpoint or its name on
+        the hub; several have a `+` between them ("bm25+minilm"). An index in a folder called like a model is opened; any other such folder does not hide the model. A folder of `encode_corpus` stands
         for the model that encoded it, with no documents: `index(corpus, vectors=folder)` adds them.
 
         impacts  how weights are stored (u8 unless told); a saved retriever has its own
+        fusion   how several arms become one ranking; of a saved retriever, instead of its own
         verify   "full" reads every byte of a saved retriever and checks it
-        options  of a checkpoint: activation="log1p", max_length=256, query_prefix="...", ... (docs/models.md)
+        options  of a checkpoint: activation="log1p", max_length=256, query_prefix="...", ... (docs/models.md); of several models
+                 by name, as in minilm={"factory": "HNSW32"}
 
         Raises ModelError for an unknown name or a checkpoint that is no sparse encoder, and IndexFormatError for a folder that is
         neither an index nor a model, damaged or newer.
         """
         if not isinstance(name_or_folder, str | os.PathLike):
             raise WinnowError(f"the model is {name_or_folder!r}; give a name or a folder.")
-        is_model = str(name_or_folder) in MODELS or is_checkpoint(name_or_folder)
+        is_model = str(name_or_folder) in MODELS or is_checkpoint(
+            name_or_folder
+        )  # one by a name of ours or by its files
         if os.path.exists(name_or_folder) and (is_index(name_or_folder) or not is_model):
             if is_encoded(Path(name_or_folder)):
                 return cls(read_encoder_of(name_or_folder, impacts))
@@ -87,15 +109,35 @@ class Retriever:
                 raise WinnowError(f"{name_or_folder} was saved with its own impacts; leave impacts={impacts!r} out.")
             if options:
                 raise WinnowError(f"{name_or_folder} was saved with its own options; leave {', '.join(options)} out.")
-            return cls.from_folder(name_or_folder, verify=verify)
-        return cls(load_encoder(str(name_or_folder), impacts, options))
+            retriever = cls.from_folder(name_or_folder, verify=verify)
+            if fusion is not None:
+                retriever.fusion = fusion
+            return retriever
+        return cls(*load_encoders(str(name_or_folder), impacts, options), fusion=fusion)
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, verify: Verify = "quick") -> Retriever:
         """A retriever that `save_pretrained` wrote; unlike `from_pretrained`, never a model by name."""
         opened = Opened.read(folder, verify)
-        retriever = cls(opened.encoder)
+        retriever = cls(*opened.encoders)
         retriever._opened, retriever._folder = opened, Path(folder).absolute()
+        return retriever
+
+    @classmethod
+    def joined(cls, *retrievers: Retriever, fusion: Fusion | None = None) -> Retriever:
+        """One retriever, in memory, with the arms of several that hold the same documents; `save_pretrained` writes it.
+
+        Stored fields are those of the first. Raises WinnowError where documents differ in number, order, id, title or text, where changes are staged, and for an arm given twice.
+        """
+        for retriever in retrievers:
+            if not isinstance(retriever, Retriever):
+                raise WinnowError(f"{retriever!r:.60} is no retriever; give retrievers with the same documents.")
+        if any(retriever._writer is not None for retriever in retrievers):
+            raise WinnowError("there are staged changes; commit() or rollback() before joining.")
+        parts = [retriever._opened for retriever in retrievers]
+        retriever = cls(*(encoder for opened in parts for encoder in opened.encoders), fusion=fusion)
+        retriever._opened = retriever._opened._replace(snapshot=joined(parts))
+        retriever._joined = tuple(opened.snapshot for opened in parts)
         return retriever
 
     def index(
@@ -160,7 +202,8 @@ class Retriever:
         vectors: Vectors | None,
         progress: bool,
     ) -> Retriever:
-        documents = documents_of(corpus, names, vectors, self._opened.encoder)
+        encoder = self._opened.taking_vectors(are_given=vectors is not None)
+        documents = documents_of(corpus, names, vectors, encoder)
         records = counted(documents, total=None, doing="reading", unit="documents", shown=progress)
         with self._changes() as writer:
             if stage(writer, records) == 0:
@@ -171,19 +214,21 @@ class Retriever:
         """Stage the deletion of documents; returns the ids of those that were there.
 
         doc_ids  one id or several
-        where    instead: stored fields with their values, all of which must hold ({"year": 1999}; True is not 1), or a function
-                 of a Document that says which go
+        where    instead: a condition on stored fields, as `filter` of a search ({"year": {"$lt": 1999}}), or a function of a
+                 Document that says which go
         """
         if (doc_ids is None) == (where is None):
             raise WinnowError("delete takes ids, or where=; give one of the two.")
-        if where is not None and not callable(where) and not (isinstance(where, Mapping) and where):
+        is_sensible = callable(where) or isinstance(where, Condition) or (isinstance(where, Mapping) and where)
+        if where is not None and not is_sensible:
             raise WinnowError(f"where is {where!r:.60}; it must be a mapping of fields, or a function of a document.")
+        goes = None if where is None else meant(where)
         given = [doc_ids] if isinstance(doc_ids, str) else doc_ids
         if given is not None and not isinstance(given, Iterable):
             raise WinnowError(f"doc_ids is {given!r:.60}; it must be an id or a list of ids.")
         with self._changes() as writer:
-            if where is not None:
-                return writer.delete([document.doc_id for document in writer.documents() if fits(document, where)])
+            if goes is not None:
+                return writer.delete([document.doc_id for document in writer.documents() if goes(document)])
             return writer.delete([checked_text("doc_id", doc_id) for doc_id in given or ()])
 
     def commit(self, *, progress: bool = True, merge: bool = True) -> Retriever:
@@ -198,9 +243,9 @@ class Retriever:
             if self._writer is None:
                 return self
             try:
-                self._writer.commit(watched(self._writer, progress))
+                self._writer.commit(watched(self._writer, progress), progress)
                 if merge:
-                    self._writer.merge_due()
+                    self._writer.merge_due(progress)
             finally:
                 self._show(self._writer.snapshot)
                 if not self._writer.is_changed:
@@ -212,17 +257,18 @@ class Retriever:
         with self._writing:
             self._end()
 
-    def merge(self) -> Retriever:
+    def merge(self, *, progress: bool = True) -> Retriever:
         """Merge all segments into one and reclaim the room of deleted documents. Raises WinnowError if changes are staged."""
         with self._writing:
             if self._writer is not None:
                 raise WinnowError("there are staged changes; commit() or rollback() before merge().")
             with self._changes() as writer:
-                self._show(writer.merge_all())
+                self._show(writer.merge_all(progress))
         return self
 
     def refresh(self) -> bool:
-        """Move on to what others have committed to the folder since; True if there was something.
+        """Move on to what others have committed to the folder since; True if there was something. A fusion that was set here and not
+        saved stays.
 
         Raises WinnowError if there was and changes are staged: they build on the present commit.
         """
@@ -231,7 +277,7 @@ class Retriever:
                 return False
             if self._writer is not None:
                 raise WinnowError("there are staged changes; commit() or rollback() before refresh().")
-            self._opened = Opened.read(self._folder, known=self._opened)
+            self._opened = Opened.read(self._folder, known=self._opened).keeping_fusion(self._opened)
         return True
 
     def save_pretrained(self, folder: str | Path, *, progress: bool = True) -> None:
@@ -244,98 +290,132 @@ class Retriever:
             is_own = self._folder is not None and os.path.realpath(folder) == os.path.realpath(self._folder)
             if is_own and is_index(folder):
                 self.commit(progress=progress)
+                self._commit_fusion()
                 return
             if self._folder is not None and self._writer is not None and not is_own:
                 raise WinnowError("there are staged changes; commit() or rollback() before saving a copy.")
             with FolderWriter(folder, KIND, on_damage="replace") as files:
                 model = files.new_part()
-                model.contents = {"model": self.model, "encoder": self._opened.encoder.write(model.path)}
+                self._opened.write_model(model)
                 snapshot = replace(self._opened.snapshot, model=model)
                 writer = (self._writer or self._new_writer()).copied_to(files, snapshot)
-                snapshot = writer.commit(watched(writer, progress))
+                snapshot = writer.commit(watched(writer, progress), progress)
             if self._folder is None or is_own:
                 self._folder, self._opened = Path(folder).absolute(), self._opened._replace(snapshot=snapshot)
                 self._end()
 
-    def search(self, query: Query, k: int = 10, *, effort: Effort = EXACT, stored: bool = True) -> list[Hit]:
-        """The best k documents, best first; fewer where fewer share a term with the query.
+    def search(
+        self,
+        query: Query,
+        k: int = 10,
+        *,
+        filter: Mapping[str, Any] | Condition | None = None,
+        fusion: Fusion | None = None,
+        effort: Effort = EXACT,
+        dense: DenseSearch | None = None,
+        deadline: float | None = None,
+        partial: bool = False,
+        stored: bool = True,
+    ) -> Hits:
+        """The best k documents, best first; fewer where fewer match.
 
-        query  words, or weights by term: these are looked up in the vocabulary as they are, and unknown ones ignored
+        query     words; or weights by term, which are looked up in the vocabulary as they are, unknown ones ignored; or, of a dense
+                  arm, a vector; or of several arms a mapping that gives each its own query
+        filter    only documents whose stored fields are so: {"year": {"$gte": 2000}, "lang": "en"} (`retrieval.conditions`); scores
+                  do not depend on it
+        fusion    for this search, instead of the retriever's own
+        effort    asks sparse arms for less than the exact answer (`index.effort`)
+        dense     how hard a dense arm tries that is not searched exactly (`index.DenseSearch`)
+        deadline  seconds in which every arm must have answered
+        partial   goes on without an arm that is late or fails; `missing` of the hits names it. Otherwise that is an error
+        stored    False leaves title, text and fields out
 
-        Equal scores rank in the order documents were added. `effort` asks for less than the exact answer (`index.effort`);
-        `stored=False` leaves title, text and fields out.
-        Raises WinnowError without documents, for k below 1, and for a query that is neither.
+        Equal scores rank in the order documents were added.
+        Raises WinnowError without documents, for k below 1, and for a query that is none of these, and DeadlineError.
         """
-        (encoder, snapshot), arm = self._searchable()
-        queries = numbered(query, encoder, arm)
-        return list(as_hits(snapshot, *arm.search(queries, k, effort), stored))
+        hybrid, snapshot = self._searchable(filter, fusion)
+        scores, docs, missing = hybrid.search(query, k, Trying(effort, dense), deadline, partial)
+        return Hits(as_hits(snapshot, scores, docs, stored), missing)
 
     def search_batch(
         self,
         queries: Iterable[Query],
         k: int = 10,
         *,
-        threads: int | None = None,
+        filter: Mapping[str, Any] | Condition | None = None,
+        fusion: Fusion | None = None,
         effort: Effort = EXACT,
+        dense: DenseSearch | None = None,
+        threads: int | None = None,
+        deadline: float | None = None,
+        partial: bool = False,
         stored: bool = True,
-    ) -> list[list[Hit]]:
-        """`search` for each query, in order; the hits do not depend on the number of threads (all cores unless told)."""
-        (encoder, snapshot), arm = self._searchable()
-        if isinstance(queries, str | Mapping) or not isinstance(queries, Iterable):
-            raise WinnowError(
-                f"queries is {type(queries).__name__} {queries!r:.60}; it must be a list of strings or of mappings."
-            )
-        encoded = [numbered(query, encoder, arm) for query in queries]
-        threads = (os.cpu_count() or 1) if threads is None else threads
-        answers = arm.search_batch(encoded, k, threads, effort)
-        return [list(as_hits(snapshot, scores, docs, stored)) for scores, docs in answers]
+    ) -> list[Hits]:
+        """`search` for each query, in order; the hits do not depend on the number of threads (all cores unless told).
 
-    def explain(self, query: Query, doc_id: str) -> Explanation:
-        """How the document's score for the query comes about, term by term.
-
-        Raises WinnowError where `search` would, and for an id that is not indexed.
+        deadline  seconds in which every arm must have answered all queries
         """
-        (encoder, snapshot), arm = self._searchable()
-        found = snapshot.find([checked_text("doc_id", doc_id)])
-        if doc_id not in found:
-            raise WinnowError(f"no document has the id {doc_id!r:.60}; give the doc_id of a hit.")
-        position, doc = snapshot.place(found[doc_id])
-        terms, weights = numbered(query, encoder, arm)[position]
-        order = np.argsort(terms)  # the order that the score is defined in
-        terms, weights = terms[order], weights[order]
-        impacts = arm.indexes[position].impacts(doc, terms)
-        contributions = weights * impacts
-        score = float(np.add.accumulate(contributions)[-1]) if len(terms) else 0.0
-        vocabulary = arm.vocabularies[position]
-        own_terms = encoder.terms_in(snapshot.get([found[doc_id]])[0].searched_text, vocabulary)
-        matches = [
-            TermMatch(
-                encoder.term(term, vocabulary),
-                weight,
-                impact,
-                contribution,
-                contribution / score,
-                term not in own_terms,
-            )
-            for term, weight, impact, contribution in zip(
-                *(array.tolist() for array in (terms, weights, impacts, contributions)), strict=True
-            )
-            if contribution > 0
-        ]
-        return Explanation(doc_id, score, sorted(matches, key=lambda match: -match.contribution))
+        hybrid, snapshot = self._searchable(filter, fusion)
+        trying, threads = Trying(effort, dense), checked_threads(threads)
+        answers = hybrid.search_batch(each_query(queries), k, threads, trying, deadline, partial)
+        return [Hits(as_hits(snapshot, scores, docs, stored), missing) for scores, docs, missing in answers]
+
+    def explain(
+        self,
+        query: Query,
+        doc_id: str,
+        k: int = 10,
+        *,
+        filter: Mapping[str, Any] | Condition | None = None,
+        fusion: Fusion | None = None,
+        effort: Effort = EXACT,
+        dense: DenseSearch | None = None,
+    ) -> Explanation:
+        """How the document's score for the query comes about: what each arm gave it and, of sparse arms, term by term.
+
+        The other arguments are those of the search that is explained; only a k beyond the fusion's depth changes a score.
+        Raises WinnowError where `search` would, and for an id that is not indexed or that the filter leaves out.
+        """
+        hybrid, snapshot = self._searchable(filter, fusion)
+        return explained(hybrid, snapshot, query, checked_text("doc_id", doc_id), k, Trying(effort, dense))
+
+    def tune(
+        self,
+        queries: Mapping[str, str],
+        qrels: Mapping[str, Mapping[str, int]],
+        *,
+        measure: str = "nDCG@10",
+        folds: int = 5,
+        progress: bool = True,
+    ) -> Tuning:
+        """Find by judged queries how the arms are best fused, and fuse so from now on (`save_pretrained` keeps it).
+
+        queries  query id -> text
+        qrels    query id -> document id -> relevance; the queries without a judgment are left out
+        measure  nDCG@k, R@k or RR@k
+
+        Weights and normalisation are chosen by cross-validation. Where the gain over the best arm is not significant, that arm
+        alone answers from now on: tuned, the fusion is never worse than its best arm, as far as these queries tell.
+        Raises WinnowError for one arm alone, too few judged queries, and queries of which no document is judged.
+        """
+        hybrid, snapshot = self._searchable(None, Fusion(depth=self.fusion.depth))
+        tuning = tuned(hybrid, snapshot, queries, qrels, measure, folds, progress)
+        self.fusion = tuning.fusion
+        return tuning
+
+    @property
+    def fusion(self) -> Fusion:
+        """How the arms become one ranking."""
+        return self._opened.fusion
+
+    @fusion.setter
+    def fusion(self, fusion: Fusion) -> None:
+        check_fusion(fusion, self._opened.encoders)
+        self._opened = self._opened._replace(fusion=fusion)
 
     def statistics(self) -> IndexStatistics:
         """How much is indexed."""
-        _, snapshot = self._opened
-        indexes = [index for arm in snapshot.arms.values() for index in arm.indexes]
-        return IndexStatistics(
-            snapshot.num_docs,
-            snapshot.num_docs - sum(index.num_live_with_terms for index in indexes),
-            sum(index.num_postings for index in indexes),
-            sum(index.nbytes for index in indexes),
-            len(snapshot.segments),
-            snapshot.first_docs[-1] - snapshot.num_docs,
-        )
+        return self._opened.statistics()
 
     def __len__(self) -> int:
         """The number of documents."""
@@ -343,8 +423,8 @@ class Retriever:
 
     @property
     def model(self) -> str:
-        """The name of the encoder."""
-        return self._opened.encoder.name
+        """The names of the encoders, with `+` between them."""
+        return self._opened.model
 
     @contextmanager
     def _changes(self) -> Iterator[Writer]:
@@ -367,14 +447,29 @@ class Retriever:
                     self._end()
 
     def _new_writer(self) -> Writer:
-        encoder, snapshot = self._opened
-        return Writer(snapshot, {encoder.arm: encoder}, self._files)
+        encoders, _, snapshot = self._opened
+        return Writer(snapshot, {encoder.arm: encoder for encoder in encoders}, self._files)
 
-    def _searchable(self) -> tuple[Opened, Arm]:
+    def _commit_fusion(self) -> None:
+        """Make the fusion durable, if the folder has another one."""
+        if self._opened.is_stored:
+            return
+        with self._changes() as writer:
+            assert self._files is not None
+            model = self._files.new_part()
+            self._opened.write_model(model)
+            self._show(writer.with_model(model))
+
+    def _searchable(
+        self, filter: Mapping[str, Any] | Condition | None, fusion: Fusion | None
+    ) -> tuple[Hybrid, Snapshot]:
+        """The arms that the fusion has a weight for, and what they search."""
         opened = self._opened
         if opened.snapshot.num_docs == 0:
             raise WinnowError("there are no documents to search; add some first with retriever.index(corpus).")
-        return opened, opened.snapshot.arms[opened.encoder.arm]
+        if filter is not None:
+            opened = opened._replace(snapshot=filtered(opened.snapshot, Condition.of(filter)))
+        return Hybrid.of(opened.arms, opened.fusion if fusion is None else fusion), opened.snapshot
 
     def _show(self, snapshot: Snapshot) -> None:
         self._opened = self._opened._replace(snapshot=snapshot)
@@ -387,10 +482,15 @@ class Retriever:
 
 
 def watched(writer: Writer, progress: bool) -> Watch:
-    """Counts the documents that a commit encodes on a progress bar, if there is to be one."""
+    """Counts the documents that a commit encodes on a progress bar for each arm, if there is to be one."""
     return lambda documents: counted(
         documents, total=writer.num_staged, doing="encoding", unit="documents", shown=progress
     )
+
+
+def checked_threads(threads: int | None) -> int:
+    """As many as there are cores unless told."""
+    return (os.cpu_count() or 1) if threads is None else checked_count("threads", threads)
 
 
 def as_hits(snapshot: Snapshot, scores: np.ndarray, docs: np.ndarray, stored: bool) -> Iterator[Hit]:

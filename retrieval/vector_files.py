@@ -24,7 +24,7 @@ from retrieval.ciff import read_ciff
 from retrieval.corpus import Corpus, FieldNames, as_document, read_corpus, records_of
 from retrieval.csr_files import read_npz
 from retrieval.encoders.learned import LearnedSparseEncoder
-from retrieval.encoders.protocol import SparseEncoder
+from retrieval.encoders.protocol import Encoder
 from retrieval.encoding import read_encoder_of
 from retrieval.vectors_by_id import RowIds, VectorsById
 
@@ -33,7 +33,7 @@ OWN = ("vector",)  # the field of a record that holds its vector
 
 
 def documents_of(
-    corpus: Corpus, names: FieldNames | None, vectors: Vectors | None, encoder: SparseEncoder
+    corpus: Corpus, names: FieldNames | None, vectors: Vectors | None, encoder: Encoder
 ) -> Iterator[Document]:
     """The documents of a corpus with the vectors that the encoder is to take, each one checked by it.
 
@@ -56,7 +56,7 @@ def documents_of(
         yield document
 
 
-def check_vocabulary(vectors: Vectors, encoder: SparseEncoder) -> None:
+def check_vocabulary(vectors: Vectors, encoder: Encoder) -> None:
     """Raise ModelError for a folder of `winnow encode` whose model has another vocabulary than the encoder."""
     if encoder.terms is None or not isinstance(vectors, str | Path) or not is_encoded(Path(vectors)):
         return
@@ -76,7 +76,7 @@ def check_vocabulary(vectors: Vectors, encoder: SparseEncoder) -> None:
             )
 
 
-def vectors_alone(path: Path, vectors: Vectors | None, encoder: SparseEncoder) -> Iterator[Document]:
+def vectors_alone(path: Path, vectors: Vectors | None, encoder: Encoder) -> Iterator[Document]:
     """The documents of a file of vectors."""
     if vectors is not None:
         raise CorpusError(f"{path} holds vectors, and so does vectors=; give one of them, or texts as the corpus.")
