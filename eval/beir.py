@@ -1,9 +1,19 @@
-"""Measure retrieval systems on a BEIR data set: `python -m eval.beir --data FOLDER --system bm25 --system mini`."""
+"""Measure retrieval systems on a BEIR data set: `python -m eval.beir --data FOLDER --system bm25 --system bm25+minilm`."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from index.options import WeightImpacts
+    from retrieval.encoders.protocol import Encoder
+    from retrieval.fusion import Fusion
+
+CROSS_VALIDATED = "cv"  # instead of a split to tune on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,10 +22,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", metavar="FOLDER", help="a local BEIR folder: corpus.jsonl, queries.jsonl, qrels/")
     source.add_argument("--dataset", metavar="NAME", help="a public BEIR data set, downloaded once (scifact, ...)")
-    parser.add_argument("--split", default="test", help="which qrels to use (default: test)")
     parser.add_argument(
-        "--system", action="append", required=True, dest="systems", metavar="NAME", help="bm25 or mini; may be repeated"
+        "--split",
+        action="append",
+        dest="splits",
+        metavar="NAME",
+        help="which qrels to use; may be repeated (default: test)",
     )
+    parser.add_argument(
+        "--system", action="append", required=True, dest="systems", metavar="NAME",
+        help="bm25, mini, minilm, a name of docs/models.md, or several with + between them, which are fused; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fusion", action="append", dest="fusions", metavar="HOW",
+        help="how arms are fused: min-max, z-score, theoretical-min, distribution, none, rrf, combsum, combmnz, or one of them with "
+        "/per-query; may be repeated (default: min-max)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tune", metavar="SPLIT",
+        help="also fuse with weights tuned on the queries of another split, as in --tune train; cv: on those of the split itself, "
+        "cross-validated",
+    )  # fmt: skip
     parser.add_argument(
         "--measure", action="append", dest="measures", metavar="NAME",
         help="any ir_measures name; may be repeated (default: nDCG@10, R@100, MRR@10)",
@@ -34,44 +61,76 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from eval.datasets import download_dataset, load_dataset
-    from eval.measures import DEFAULT_MEASURES, measure_run, parse_measures
-    from eval.report import as_json, as_table
+    from eval.experiment import Experiment
+    from eval.measures import DEFAULT_MEASURES, parse_measures
     from eval.runs import write_run
-    from eval.systems import evaluate_system
+    from eval.systems import Built, arms_of, options_of
     from index.vectors import checked_count
-    from retrieval.encoders.loading import WITHOUT_OPTIONS, load_encoder
+    from retrieval.encoders.loading import load_encoder
     from retrieval.encoders.written_options import parse_options
 
     options = parse_options(arguments.option)
     # everything that can be wrong in the request is found before the long work
-    for system in arguments.systems:
-        load_encoder(system, options=None if system in WITHOUT_OPTIONS else options)
-    names = tuple(arguments.measures or DEFAULT_MEASURES)
-    parse_measures(names)
+    models = {model: load_encoder(model, options=options_of(model, options)) for model in arms_of(arguments.systems)}
+    impacts = impacts_of(models, arguments.impacts)
+    measures = tuple(arguments.measures or DEFAULT_MEASURES)
+    parse_measures(measures)
     depth = checked_count("depth", arguments.depth)
+    fusions = {written: fusion_of(written, depth) for written in arguments.fusions or ("min-max",)}
+    for path in (arguments.json and Path(arguments.json).parent, arguments.runs):
+        if path:
+            Path(path).mkdir(parents=True, exist_ok=True)
+    folder = arguments.data or download_dataset(arguments.dataset)
+    datasets = [load_dataset(folder, split) for split in dict.fromkeys(arguments.splits or ("test",))]
+    tunes_on_another = arguments.tune not in (None, CROSS_VALIDATED)
+    judged = load_dataset(folder, arguments.tune) if tunes_on_another else None
+    progress = not arguments.no_progress
+    built = {
+        model: Built.of(model, datasets[0], impacts.get(model), options_of(model, options), progress)
+        for model in models
+    }
+    systems = tuple(dict.fromkeys(arguments.systems))
+    experiment = Experiment(systems, built, depth, fusions, arguments.tune, judged, measures, progress)
+    reports = []
+    for dataset in datasets:
+        report = experiment.on(dataset)
+        print(report.as_text(), end="\n" if dataset is datasets[-1] else "\n\n\n")
+        for outcome in report.outcomes if arguments.runs else ():
+            name = re.sub(r"[/, ]+", "-", outcome.system)
+            write_run(Path(arguments.runs) / f"{dataset.name}.{dataset.split}.{name}.run", outcome.run, name)
+        reports.append(report.as_json())
     if arguments.json:
-        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
-    if arguments.runs:
-        Path(arguments.runs).mkdir(parents=True, exist_ok=True)
-    dataset = load_dataset(arguments.data or download_dataset(arguments.dataset), arguments.split)
-    measured = []
-    for system in dict.fromkeys(arguments.systems):
-        outcome = evaluate_system(
-            system,
-            dataset,
-            depth,
-            impacts=arguments.impacts,
-            options={} if system in WITHOUT_OPTIONS else options,
-            progress=not arguments.no_progress,
-        )
-        measured.append((outcome, measure_run(dataset.qrels, outcome.run, names)))
-    print(as_table(dataset, measured))
-    for outcome, _ in measured if arguments.runs else []:
-        file = Path(arguments.runs) / f"{dataset.name}.{dataset.split}.{outcome.system}.run"
-        write_run(file, outcome.run, outcome.system)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(as_json(dataset, measured), indent=2) + "\n", encoding="utf-8")
+        written = reports[0] if len(reports) == 1 else {"reports": reports}
+        Path(arguments.json).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def impacts_of(models: Mapping[str, Encoder], impacts: WeightImpacts | None) -> dict[str, WeightImpacts | None]:
+    """For those models that store weights. Raises WinnowError where impacts are asked for and none does."""
+    from index.errors import WinnowError
+
+    storing = [name for name, encoder in models.items() if encoder.kind == "sparse" and name != "bm25"]
+    if impacts is not None and not storing:
+        raise WinnowError(f"{', '.join(models)} stores no weights; leave --impacts {impacts} out.")
+    return dict.fromkeys(storing, impacts)
+
+
+def fusion_of(written: str, depth: int) -> Fusion:
+    """A fusion as a command line has it. Raises WinnowError."""
+    from typing import get_args
+
+    from index.errors import WinnowError
+    from retrieval.fusion import Fusion, Method
+    from retrieval.normalisation import Normalisation
+
+    known = get_args(Normalisation) + get_args(Method)
+    how, slash, per_query = written.partition("/")
+    if (slash and per_query != "per-query") or how not in known:
+        raise WinnowError(
+            f"--fusion is {written!r:.60}; it must be one of {', '.join(known)}, perhaps with /per-query after it."
+        )
+    field = "method" if how in get_args(Method) else "normalisation"
+    return Fusion(**{field: how}, per_query=bool(slash), depth=depth)  # type: ignore[arg-type]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,12 @@ class Dataset(NamedTuple):
     folder: Path
     queries: dict[str, str]  # query id -> text
     qrels: dict[str, dict[str, int]]  # query id -> document id -> relevance
+
+    def of_queries(self, ids: Sequence[str]) -> Dataset:
+        """With these queries alone."""
+        return self._replace(
+            queries={one: self.queries[one] for one in ids}, qrels={one: self.qrels[one] for one in ids}
+        )
 
 
 def load_dataset(folder: str | Path, split: str = "test") -> Dataset:

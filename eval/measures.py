@@ -21,12 +21,23 @@ def measure_run(
     import ir_measures
 
     parsed = parse_measures(measures)
-    means = ir_measures.calc_aggregate(
-        list(parsed.values()),
-        {q: dict(judged) for q, judged in qrels.items()},
-        {q: dict(docs) for q, docs in run.items()},
-    )
+    means = ir_measures.calc_aggregate(list(parsed.values()), *as_dicts(qrels, run))
     return {name: means[measure] for name, measure in parsed.items()}
+
+
+def measure_queries(qrels: Mapping[str, Mapping[str, int]], run: Run, measure: str) -> dict[str, float]:
+    """One measure of every judged query; 0 for one without results."""
+    import ir_measures
+
+    found = ir_measures.iter_calc(list(parse_measures([measure]).values()), *as_dicts(qrels, run))
+    return {**dict.fromkeys(qrels, 0.0), **{one.query_id: one.value for one in found}}
+
+
+def as_dicts(
+    qrels: Mapping[str, Mapping[str, int]], run: Run
+) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
+    """As the code beneath wants them."""
+    return {q: dict(judged) for q, judged in qrels.items()}, {q: dict(docs) for q, docs in run.items()}
 
 
 def parse_measures(names: Sequence[str]) -> dict[str, object]:

@@ -1,19 +1,40 @@
-"""What is evaluated: a system is built over a corpus once, answers every query, and is timed."""
+"""What is evaluated: each arm is built over a corpus once; systems of one arm or several answer every query, and are timed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from eval.datasets import Dataset
 from eval.latency import Latency, measure_latency
 from eval.measures import Run
+from index.errors import WinnowError
 from index.options import WeightImpacts
 from retrieval import Retriever
+from retrieval.encoders.loading import WITHOUT_OPTIONS, split_names
+from retrieval.fusion import Fusion
 from retrieval.opened import IndexStatistics
+from retrieval.tuning import Tuning
 
 LATENCY_K = 10
+FOLDS = 5  # of judged queries, where the same queries tune and test
+
+
+class Built(NamedTuple):
+    """A retriever over the corpus."""
+
+    retriever: Retriever
+    seconds: float  # reading, encoding and inverting the corpus
+
+    @classmethod
+    def of(
+        cls, model: str, dataset: Dataset, impacts: WeightImpacts | None, options: Mapping[str, Any], progress: bool
+    ) -> Built:
+        retriever = Retriever.from_pretrained(model, impacts=impacts, **options)
+        started = time.perf_counter()
+        retriever.index(dataset.folder, progress=progress)
+        return cls(retriever, time.perf_counter() - started)
 
 
 class Outcome(NamedTuple):
@@ -21,9 +42,27 @@ class Outcome(NamedTuple):
 
     system: str
     run: Run
-    latency: Latency  # of `Retriever.search(query, k=10)`: encoding, search and stored fields, one thread
+    latency: Latency  # of `Retriever.search(query, k=10)`: encoding, search, fusion and stored fields
     indexed: IndexStatistics
-    build_seconds: float  # reading, encoding and inverting the corpus
+    build_seconds: float
+    arms: tuple[str, ...] = ()  # the systems of its arms, where there are several
+    tuning: Tuning | None = None
+
+
+def arms_of(systems: Iterable[str]) -> list[str]:
+    """The models of all systems, each once."""
+    return list(dict.fromkeys(model for system in systems for model in split_names(system)))
+
+
+def options_of(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of one model: what is said of all that have options, then what is said of it by name."""
+    own = options.get(model, {})
+    of_all = (
+        {}
+        if model in WITHOUT_OPTIONS
+        else {name: value for name, value in options.items() if not isinstance(value, Mapping)}
+    )
+    return {**of_all, **own}
 
 
 def evaluate_system(
@@ -36,12 +75,59 @@ def evaluate_system(
     progress: bool = True,
 ) -> Outcome:
     """Index the corpus with the model called `system`, then rank `depth` documents for each query."""
-    retriever = Retriever.from_pretrained(system, impacts=impacts, **(options or {}))
-    started = time.perf_counter()
-    retriever.index(dataset.folder, progress=progress)
-    build_seconds = time.perf_counter() - started
+    return measured(system, Built.of(system, dataset, impacts, options or {}, progress), dataset, depth)
+
+
+def built_together(system: str, built: Mapping[str, Built]) -> Built:
+    """The arms of a system as one retriever."""
+    own = [built[model] for model in split_names(system)]
+    return (
+        Built(Retriever.joined(*(one.retriever for one in own)), sum(one.seconds for one in own))
+        if len(own) > 1
+        else own[0]
+    )
+
+
+def measured(
+    name: str,
+    built: Built,
+    dataset: Dataset,
+    depth: int,
+    *,
+    fusion: Fusion | None = None,
+    arms: Sequence[str] = (),
+    tuning: Tuning | None = None,
+) -> Outcome:
+    """The ranking of `depth` documents for each query, and how long a search takes."""
+    retriever, seconds = built
     texts = list(dataset.queries.values())
-    ranked = retriever.search_batch(texts, k=depth, stored=False)
+    ranked = retriever.search_batch(texts, k=depth, fusion=fusion, stored=False)
     run = {query: {hit.doc_id: hit.score for hit in hits} for query, hits in zip(dataset.queries, ranked, strict=True)}
-    latency = measure_latency(lambda text: retriever.search(text, k=LATENCY_K), texts)
-    return Outcome(system, run, latency, retriever.statistics(), build_seconds)
+    latency = measure_latency(lambda text: retriever.search(text, k=LATENCY_K, fusion=fusion), texts)
+    return Outcome(name, run, latency, retriever.statistics(), seconds, tuple(arms), tuning)
+
+
+def tuned_on(built: Built, judged: Dataset, depth: int, measure: str, progress: bool) -> Tuning:
+    """How the queries of another split want the arms fused; the retriever stays as it is."""
+    retriever = built.retriever
+    before, retriever.fusion = retriever.fusion, Fusion(depth=depth)
+    try:
+        return retriever.tune(judged.queries, judged.qrels, measure=measure, progress=progress)
+    finally:
+        retriever.fusion = before
+
+
+def cross_validated(built: Built, dataset: Dataset, depth: int, measure: str, progress: bool) -> Run:
+    """A run in which each query is answered as the queries of the other folds want it, so that none tunes what it tests."""
+    queries = list(dataset.queries)
+    if len(queries) < 2 * FOLDS:
+        raise WinnowError(
+            f"{dataset.name} has {len(queries)} judged queries, too few for {FOLDS} folds; tune on another split."
+        )
+    run: dict[str, Mapping[str, float]] = {}
+    for fold in range(FOLDS):
+        held_out = queries[fold::FOLDS]
+        others = dataset.of_queries([query for query in queries if query not in set(held_out)])
+        fusion = tuned_on(built, others, depth, measure, progress).fusion
+        run |= measured("", built, dataset.of_queries(held_out), depth, fusion=fusion).run
+    return {query: run[query] for query in queries}
