@@ -10,10 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 def main(argv: list[str] | None = None) -> int:
     try:
         from index.errors import run_command
-        from winnow import add, delete, demo, encode, evaluate, index, info, merge, repair, search, verify
+        from winnow import add, delete, demo, encode, evaluate, index, info, merge, repair, search, tune, verify
     except ImportError as error:  # our own sentence about another package named `kernels`
         sys.exit(f"winnow: {error}")
-    parser = argparse.ArgumentParser(prog="winnow", description="Learned sparse retrieval: index, search, measure.")
+    parser = argparse.ArgumentParser(
+        prog="winnow", description="Learned sparse and hybrid retrieval: index, search, measure."
+    )
     parser.add_argument("--version", action="version", version=f"winnow {installed_version()}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     commands = {
@@ -26,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         "info": info,
         "verify": verify,
         "repair": repair,
+        "tune": tune,
         "eval": evaluate,
         "demo": demo,
     }

@@ -7,6 +7,7 @@ import shutil
 import textwrap
 
 from retrieval import Explanation, Hit
+from retrieval.hits import TermMatch
 
 LINES_OF_TEXT = 2
 
@@ -28,9 +29,23 @@ def printable(text: str) -> str:
 
 
 def explanation_lines(explanation: Explanation) -> list[str]:
+    """What each arm gave, where there are several, and of sparse arms a row a term."""
+    if len(explanation.arms) == 1 and explanation.terms:
+        return term_lines(explanation.terms)
+    lines = [f"     {'arm':<20} {'rank':>8} {'score':>8} {'as':>8} {'weight':>8} {'share':>7}"]
+    for arm in explanation.arms:
+        rank = "-" if arm.rank is None else f"{arm.rank:,}"
+        lines.append(
+            f"     {arm.arm:<20} {rank:>8} {arm.score:8.3f} {arm.normalised:8.3f} {arm.weight:8.3f} {arm.share:7.1%}"
+        )
+        lines += [f"  {line}" for line in (term_lines(arm.terms) if arm.terms else [])]
+    return lines
+
+
+def term_lines(terms: list[TermMatch]) -> list[str]:
     """A row a term: query weight, stored impact, their product, its share; `+` marks a term the encoder added."""
     lines = [f"     {'term':<20} {'weight':>8} {'impact':>8} {'adds':>8} {'share':>7}"]
-    for match in explanation.terms:
+    for match in terms:
         term = f"+{match.term}" if match.is_expansion else match.term
         lines.append(
             f"     {term:<20} {match.weight:8.3f} {match.impact:8.3f} {match.contribution:8.3f} {match.share:7.1%}"

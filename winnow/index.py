@@ -9,6 +9,7 @@ from retrieval.encoders.written_options import add_option_argument, parse_option
 
 if TYPE_CHECKING:
     from retrieval.corpus import FieldNames
+    from retrieval.opened import IndexStatistics
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the index goes; one there is replaced")
     parser.add_argument(
         "--model",
-        help="bm25, mini, vectors (the documents' own), a name of docs/models.md, or a checkpoint's folder (default: mini; with "
-        "vectors given, what made them)",
+        help="bm25, mini, minilm, vectors (the documents' own), a name of docs/models.md, or a checkpoint's folder; several with + "
+        "between them, as in bm25+minilm (default: mini; with vectors given, what made them)",
     )
     add_option_argument(parser)
     parser.add_argument(
@@ -55,12 +56,12 @@ def field_names(arguments: argparse.Namespace) -> FieldNames:
 def run(arguments: argparse.Namespace) -> int:
     from index.storage import check_target
     from retrieval import Retriever
-    from retrieval.encoders.loading import load_encoder
+    from retrieval.encoders.loading import load_encoders
 
     check_target(arguments.out)  # before the long work, not after it
     options = parse_options(arguments.option)
     if arguments.model:
-        retriever = Retriever(load_encoder(arguments.model, arguments.impacts, options))
+        retriever = Retriever(*load_encoders(arguments.model, arguments.impacts, options))
     else:
         model = model_of(arguments.corpus, arguments.vectors)
         retriever = Retriever.from_pretrained(model, impacts=arguments.impacts, **options)
@@ -72,14 +73,18 @@ def run(arguments: argparse.Namespace) -> int:
     )
     retriever.save_pretrained(arguments.out, progress=not arguments.no_progress)
     size = retriever.statistics()
-    print(
-        f"indexed {size.documents:,} documents with {retriever.model}: {size.postings:,} postings, {size.bytes / 1e6:.1f} MB"
-    )
+    print(f"indexed {size.documents:,} documents with {retriever.model}: {sizes(size)}")
     if size.documents_without_terms:
         advice = "; name the field with --text-field" if size.documents_without_terms == size.documents else ""
         print(f"{size.documents_without_terms:,} of them have no text to match: they are kept and never found{advice}")
     print(f'search it: winnow search {arguments.out} "your question"')
     return 0
+
+
+def sizes(size: IndexStatistics) -> str:
+    """Of all arms, in words."""
+    counts = ((size.postings, "postings"), (size.vectors, "dense vectors"))
+    return ", ".join([*(f"{count:,} {what}" for count, what in counts if count), f"{size.bytes / 1e6:.1f} MB"])
 
 
 def model_of(corpus: str, vectors: str | None) -> str:

@@ -25,14 +25,18 @@ def run(arguments: argparse.Namespace) -> int:
 def settings_of(encoder: dict[str, Any]) -> dict[str, Any]:
     """What an encoder was told, as far as it is not the rule; of a model, of documents, and where queries come from."""
     if "document" not in encoder:
-        return dict(encoder["options"])
+        return dict(encoder.get("options", {}))
     from dataclasses import asdict
 
+    from retrieval.encoders.dense.options import DenseOptions
     from retrieval.encoders.options import NeuralOptions
 
-    usual = asdict(NeuralOptions())
     options = encoder["document"]["options"]
+    is_dense = encoder["family"] == "dense"
+    usual = asdict(DenseOptions(options["pooling"]) if is_dense else NeuralOptions())
     told = {name: value for name, value in options.items() if value != usual.get(name)}
+    if is_dense:
+        return {"pooling": options["pooling"], **told, "similarity": encoder["index"]["similarity"]}
     return {"activation": options["activation"], **told, "queries by": encoder["query"]["kind"]}
 
 
@@ -56,12 +60,14 @@ def lines_of_vectors(found: dict[str, Any]) -> list[str]:
 
 
 def lines_of_model(found: dict[str, Any]) -> list[str]:
-    """Model, versions and bytes, with a blank line at the end."""
-    options = ", ".join(f"{name} {value}" for name, value in settings_of(found["encoder"]).items())
+    """Models, versions and bytes, with a blank line at the end."""
+    from retrieval.fusion import Fusion
+
     total = sum(found["bytes"].values())
     shares = [f"  {name:<24} {size:>15,}  {size / total:>5.1%}" for name, size in found["bytes"].items()]
     return [
-        f"model {found['model']} ({options})",
+        *(f"model {name} ({options_of(encoder)})" for name, encoder in each_model(found)),
+        *([f"fusion {Fusion.of_json(found['fusion'])}"] if "fusion" in found else []),
         f"commit {found['commit']}, format version {found['format_version']}, read by winnow {found['winnow'] or '(not installed)'}",
         "",
         f"  {'bytes':<24} {total:>15,}",
@@ -70,14 +76,29 @@ def lines_of_model(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def each_model(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Name and description of each encoder."""
+    encoders = found["encoder"].get("encoders", [found["encoder"]])
+    names = [found["model"]] if len(encoders) == 1 else [encoder.get("name", encoder["family"]) for encoder in encoders]
+    return list(zip(names, encoders, strict=True))
+
+
+def options_of(encoder: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings_of(encoder).items())
+
+
+def of_arm(arm: dict[str, Any]) -> str:
+    """What one arm of a segment holds."""
+    if "vectors" in arm:
+        return f"{arm['vectors']:,} vectors of {arm['dimension']:,} numbers, {arm['method']}"
+    return f"{arm['postings']:,} postings of {arm['terms']:,} terms, {arm['impacts']}"
+
+
 def lines_of_index(found: dict[str, Any]) -> list[str]:
     deleted = f", {found['deleted_documents']:,} deleted ones not yet merged away" if found["deleted_documents"] else ""
     segments = [
         f"  {one['part']:<13} {one['documents']:>11,} {one['deleted_documents']:>9,} {one['bytes']:>15,}  "
-        + "; ".join(
-            f"{name}: {arm['postings']:,} postings of {arm['terms']:,} terms, {arm['impacts']}"
-            for name, arm in one["arms"].items()
-        )
+        + "; ".join(f"{name}: {of_arm(arm)}" for name, arm in one["arms"].items())
         for one in found["segments"]
     ]
     return [

@@ -14,10 +14,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="an index that `winnow index` wrote")
     parser.add_argument("query", nargs="?", help="a question in words")
     parser.add_argument(
-        "--vector", metavar="JSON", help='instead: weights by term, as in \'{"tea": 1.2, "green": 0.5}\''
+        "--vector",
+        metavar="JSON",
+        help='instead: a vector as a list, or weights by term, as in \'{"tea": 1.2, "green": 0.5}\'',
     )
     parser.add_argument("-k", type=int, default=10, help="how many documents (default: 10)")
-    parser.add_argument("--explain", action="store_true", help="show what each term adds to the score")
+    parser.add_argument(
+        "--filter", metavar="JSON", help='only documents whose stored fields are so, as in \'{"year": {"$gte": 2000}}\''
+    )
+    parser.add_argument("--explain", action="store_true", help="show what each arm and each term adds to the score")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
 
@@ -29,9 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
     from winnow.display import explanation_lines, hit_lines
 
     query = query_of(arguments)
+    wanted = None if arguments.filter is None else json_object("--filter", arguments.filter, '{"year": 1999}')
     retriever = Retriever.from_folder(arguments.folder)
-    hits = retriever.search(query, k=arguments.k)
-    explanations = [retriever.explain(query, hit.doc_id) if arguments.explain else None for hit in hits]
+    hits = retriever.search(query, k=arguments.k, filter=wanted)
+    explanations = [retriever.explain(query, hit.doc_id, filter=wanted) if arguments.explain else None for hit in hits]
     if arguments.json:
         answer = {"query": query, "hits": list(map(as_json, hits, explanations))}
         print(json.dumps(answer, indent=2, ensure_ascii=False))
@@ -39,33 +45,41 @@ def run(arguments: argparse.Namespace) -> int:
     for hit, explanation in zip(hits, explanations, strict=True):
         print("\n".join([*hit_lines(hit), *(explanation_lines(explanation) if explanation else []), ""]))
     if not hits:
-        print("no document shares a term with the query")
+        print("no document matches the query")
     return 0
 
 
-def query_of(arguments: argparse.Namespace) -> str | dict[str, float]:
-    """The words, or the weights. Raises WinnowError unless one of the two is given, and for what is no JSON object."""
-    import json
-
+def query_of(arguments: argparse.Namespace) -> str | dict[str, float] | list[float]:
+    """The words, the weights, or the vector. Raises WinnowError unless one of the two is given, and for what is no JSON object."""
     from index.errors import WinnowError
-    from index.manifest import finite, not_json
 
     if (arguments.query is None) == (arguments.vector is None):
         raise WinnowError("nothing says what to look for; give a question in words, or --vector JSON, one of the two.")
     if arguments.query is not None:
         return str(arguments.query)
+    if arguments.vector.lstrip().startswith("["):
+        return list(json_object("--vector", f'{{"vector": {arguments.vector}}}', "[0.1, 0.2]")["vector"])
+    return json_object("--vector", arguments.vector, '{"term": 1.2}')
+
+
+def json_object(name: str, written: str, example: str) -> dict[str, Any]:
+    """What was written as JSON; WinnowError where it is no object."""
+    import json
+
+    from index.errors import WinnowError
+    from index.manifest import finite, not_json
+
     try:
-        weights = json.loads(arguments.vector, parse_constant=not_json, parse_float=finite)
-        if not isinstance(weights, dict):
+        found = json.loads(written, parse_constant=not_json, parse_float=finite)
+        if not isinstance(found, dict):
             raise ValueError("it is no object")
-        return weights
+        return found
     except (ValueError, RecursionError) as error:
-        raise WinnowError(
-            f'--vector {arguments.vector!r:.60} is not JSON of weights by term ({error!s:.80}); give {{"term": 1.2}}.'
-        ) from error
+        raise WinnowError(f"{name} {written!r:.60} is no JSON object ({error!s:.80}); give {example}.") from error
 
 
 def as_json(hit: Hit, explanation: Explanation | None) -> dict[str, Any]:
     if explanation is None:
         return asdict(hit)
-    return {**asdict(hit), "terms": [match._asdict() for match in explanation.terms]}
+    arms = [{**arm._asdict(), "terms": [match._asdict() for match in arm.terms]} for arm in explanation.arms]
+    return {**asdict(hit), "terms": [match._asdict() for match in explanation.terms], "arms": arms}

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
+    from index.dense.index import KIND as DENSE_INDEX
     from index.encoded_vectors import KIND as ENCODED_VECTORS
     from index.inverted import KIND as INVERTED_INDEX
     from index.manifest import soundest_manifest
@@ -25,14 +26,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     found = find_damage(arguments.folder, "full" if arguments.full else "quick")
     manifest = soundest_manifest(arguments.folder)
-    if manifest and manifest.kind not in (INVERTED_INDEX, ENCODED_VECTORS):
+    if manifest and manifest.kind not in (INVERTED_INDEX, DENSE_INDEX, ENCODED_VECTORS):
         check_kind(Path(arguments.folder), manifest, KIND)  # what is not ours to read is not ours to judge
     for _, _, message in found:
         print(message)
     if found:
         remedy = f"`winnow repair {arguments.folder}` saves what is sound"
-        if manifest and manifest.kind == INVERTED_INDEX:
-            remedy = "it is an inverted index without documents: restore it from a backup, or build it again"
+        if manifest and manifest.kind in (INVERTED_INDEX, DENSE_INDEX):
+            remedy = "it is an index without documents: restore it from a backup, or build it again"
         print(f"{arguments.folder} is damaged; {remedy}")
         return 1
     what = (

@@ -82,7 +82,7 @@ def test_search_prints_ranked_documents(folder, capsys):
 
 def test_search_says_when_nothing_matches(folder, capsys):
     assert main(["search", folder, "unheard"]) == 0
-    assert capsys.readouterr().out == "no document shares a term with the query\n"
+    assert capsys.readouterr().out == "no document matches the query\n"
 
 
 def test_json_holds_hits_with_fields_and_terms(folder, capsys):
@@ -195,7 +195,8 @@ def test_eval_prints_a_table_and_writes_report_and_run(beir_folder, tmp_path, ca
     # q1 finds its document first, q2 finds nothing and counts as 0
     assert system["measures"] == {"nDCG@10": 0.5, "R@100": 0.5, "MRR@10": 0.5}
     assert set(system["query_latency_ms"]) == {"mean", "p50", "p99"}
-    assert set(system["index"]) == {"documents", "postings", "bytes", "build_seconds"}
+    assert set(system["index"]) == {"documents", "postings", "vectors", "bytes", "build_seconds"}
+    assert report["comparisons"] == []
     assert system["index"]["documents"] == 3
     query, q0, document, rank, score, tag = (tmp_path / "runs" / "tiny.test.bm25.run").read_text().split()
     assert (query, q0, document, rank, tag) == ("q1", "Q0", "tides", "1", "bm25")
@@ -209,6 +210,10 @@ def test_eval_finds_a_bad_request_before_the_long_work(beir_folder, capsys):
         ([*data, "--system", "bm25", "--system", "mini", "-o", "top_k=0"], "top_k is 0; it must be a whole number"),
         ([*data, "--system", "bm25", "-o", "top_k"], "the option 'top_k' is not NAME=VALUE"),
         ([*data, "--system", "bm25", "--split", "dev"], "has no split 'dev'; its splits are test"),
+        ([*data, "--system", "bm25+vectors", "--tune", "dev"], "has no split 'dev'; its splits are test"),
+        ([*data, "--system", "bm25+vectors", "--fusion", "sum"], "--fusion is 'sum'; it must be one of min-max"),
+        ([*data, "--system", "bm25+vectors", "--fusion", "rrf/per"], "--fusion is 'rrf/per'; it must be one of"),
+        ([*data, "--system", "bm25", "--impacts", "u16"], "bm25 stores no weights"),
         ([*data, "--system", "bm25", "--measure", "nDGC@10"], "'nDGC@10' is not a measure"),
         ([*data, "--system", "bm25", "--measure", "nDCG@0"], "'nDCG@0' is not a measure"),
         ([*data, "--system", "bm25", "--measure", "P"], "'P' is not a measure"),
@@ -293,10 +298,10 @@ def test_an_inverted_index_is_verified_and_cannot_be_repaired(tmp_path, capsys):
     assert main(["verify", str(tmp_path / "i"), "--full"]) == 0
     capsys.readouterr()
     message = failure(capsys, ["repair", str(tmp_path / "i")])
-    assert "holds an inverted index without documents, of which nothing can be built again" in message
+    assert "holds an index without documents, of which nothing can be built again" in message
     (tmp_path / "i" / "part-000001" / "forward.scales.npy").write_bytes(b"")
     assert main(["verify", str(tmp_path / "i")]) == 1
-    assert "it is an inverted index without documents: restore it" in capsys.readouterr().out.splitlines()[-1]
+    assert "it is an index without documents: restore it" in capsys.readouterr().out.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("first", "second"), [("1", "2"), ("1", "true"), ("1", '"1"')])
@@ -369,3 +374,22 @@ def test_interrupting_a_change_leaves_the_old_index(folder, tmp_path, capsys, mo
     )
     assert capsys.readouterr().err == f"winnow {command}: interrupted; no index was changed.\n"
     assert len(Retriever.from_folder(folder)) == 3
+
+
+def test_info_and_explain_of_a_dense_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("c.jsonl").write_text('{"_id": "a", "text": "green tea"}\n{"_id": "b", "text": "the moon"}\n')
+    for model in ("minilm", "bm25+minilm"):
+        assert main(["index", "c.jsonl", "--model", model, "--out", model, "--no-progress"]) == 0
+        assert "2 dense vectors" in capsys.readouterr().out
+        assert main(["info", model]) == 0
+        out = capsys.readouterr().out
+        assert "model minilm (pooling mean" in out
+        assert "minilm: 2 vectors of 384 numbers, Flat: every vector is compared, exactly." in out
+        assert main(["search", model, "tea", "-k", "1", "--explain"]) == 0
+        out = capsys.readouterr().out
+        assert "a" in out
+        assert "minilm" in out
+    assert main(["search", "minilm", "--vector", f"[1{', 0' * 383}]", "-k", "2"]) == 0
+    assert main(["search", "minilm", "--vector", "[1, 2]"]) == 1
+    assert "it must be 384 finite numbers" in capsys.readouterr().err
