@@ -35,8 +35,9 @@ from kernels.cpu.sparse import SparseRows
 from retrieval.corpus import read_corpus
 from retrieval.encoders.learned import LearnedSparseEncoder
 from retrieval.encoders.loading import load_encoder
-from retrieval.encoders.neural_side import NeuralSide, TruncationWarning
+from retrieval.encoders.neural_side import NeuralSide
 from retrieval.encoders.prompt_reps import Both, PromptRepsSide
+from retrieval.encoders.text_stream import TruncationWarning
 from retrieval.progress import progress
 
 DEPTH = 1_000

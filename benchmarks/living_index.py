@@ -23,10 +23,10 @@ from protocol import NUM_TERMS, load_documents, queries_of, record, timed
 from sparse_search import compile_everything, environment
 
 import index.storage as storage
+from index.arm_segments import Encoded, Statistics
 from index.documents import Document
 from index.folder_writer import FolderWriter
 from index.options import InvertedIndexOptions
-from index.segment import Encoded, Statistics
 from index.snapshot import Snapshot
 from index.storage import read_current
 from index.vectors import SparseQuery

@@ -18,10 +18,10 @@ import numpy as np
 
 from eval.datasets import load_dataset
 from eval.measures import measure_run
+from index.arm_segments import Encoded
+from index.arms import SparseArm
 from index.documents import Document
 from index.inverted import InvertedIndex
-from index.segment import Encoded
-from index.snapshot import Arm
 from retrieval.corpus import read_corpus
 from retrieval.encoders.bm25 import BM25Encoder
 from retrieval.encoders.mini import mini
@@ -64,7 +64,7 @@ def sampled(ids: list[str]) -> list[str]:
 
 def measured(task: Task, encoder: SparseEncoder, encoded: Encoded) -> dict[str, float]:
     index = InvertedIndex.build(encoded.vectors, encoded.options)
-    arm, ids = Arm.alone(index, encoded.statistics, encoded.vocabulary), list(task.documents)
+    arm, ids = SparseArm.alone(index, encoded.statistics, encoded.vocabulary), list(task.documents)
     run = {}
     for query, text in task.queries.items():
         scores, docs = arm.search(encoder.encode_query(text, arm), k=10)

@@ -24,11 +24,11 @@ from protocol import Query, save_queries
 from truth import write_truth
 
 from eval.datasets import one_of, read_queries
+from index.arm_segments import Statistics
+from index.arms import SparseArm
 from index.documents import Document
 from index.inverted import InvertedIndex
 from index.options import InvertedIndexOptions
-from index.segment import Statistics
-from index.snapshot import Arm
 from index.vectors import concatenate
 from kernels.cpu.sparse import SparseRows
 from retrieval.corpus import lines_of, read_corpus
@@ -86,7 +86,7 @@ def main() -> None:
     for array, dtype in (("indptr", np.int64), ("indices", np.uint16), ("data", np.float32)):
         np.save(arguments.out / f"docs_{array}.npy", getattr(rows, array).astype(dtype))
     by_id = read_queries(one_of(arguments.data, "queries.jsonl"))
-    arm = Arm.alone(InvertedIndex.build(rows, InvertedIndexOptions(encoder.num_terms)), statistics)
+    arm = SparseArm.alone(InvertedIndex.build(rows, InvertedIndexOptions(encoder.num_terms)), statistics)
     save_queries(arguments.out / "queries_if", [encoder.encode_query(text, arm)[0] for text in by_id.values()])
     write_truth(arguments.out, "if")
     counts = {"documents": num_docs, "terms_a_document": len(rows.indices) / num_docs, "queries_if": len(by_id)}

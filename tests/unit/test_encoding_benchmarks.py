@@ -46,8 +46,33 @@ def test_a_checkpoint_is_made_whose_texts_have_the_lengths_asked_for(tmp_path):
     texts, tokens = encode.make_texts(folder, 5)
     assert len(texts) == 5
     assert ((tokens >= 128) & (tokens <= 256)).all()
-    vectors = [one(folder, "float32", "cpu")(texts[:2]) for one in (encode.ours, encode.theirs)]
-    for who, (indptr, indices, data) in zip(("ours", "theirs"), vectors, strict=True):
-        np.savez(tmp_path / f"{who}.npz", indptr=indptr, indices=indices, data=data)
+    for who, load in encode.SPARSE.items():
+        np.savez(tmp_path / f"{who}.npz", **load(folder, "float32", "cpu")[0](texts[:2]))
     assert encode.differences(tmp_path)["largest_difference"] < 2e-5
     assert 0 < encode.floor_seconds(folder, tokens, "float32") < 60
+
+
+def test_dense_vectors_are_compared_and_single_queries_timed(tmp_path, monkeypatch):
+    import encode
+
+    monkeypatch.setattr(encode, "TIMED", 10)
+    folder = encode.make_dense_checkpoint("minilm", tmp_path / "model")
+    texts, tokens = encode.make_texts(folder, 5)
+    turns = {}
+    for who, load in encode.DENSE.items():
+        encode_texts, encode_query = load(str(folder), "float32", "cpu")
+        np.savez(tmp_path / f"{who}.npz", **encode_texts(texts[:2]))
+        turns[who] = [{"query_ms": encode.median_ms(encode_query)}]
+    told = encode.dense_differences(tmp_path)
+    assert told["largest_difference"] < 1e-5
+    assert told["least_cosine"] > 0.99999
+    assert set(encode.single_queries(turns)["query_ms"]) == {"ours", "theirs"}
+    headless = encode.floor_seconds(folder, tokens, "float32", with_head=False)
+    assert 0 < headless < 60
+
+
+def test_how_many_times_as_fast_single_queries_are():
+    import encode
+
+    turns = {"ours": [{"query_ms": 3.0}, {"query_ms": 2.0}], "theirs": [{"query_ms": 5.0}, {"query_ms": 9.0}]}
+    assert encode.single_queries(turns)["query_times_as_fast"] == 2.5
