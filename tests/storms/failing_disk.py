@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import faults
+from encoders_for_tests import HashedWords
 
 from index.verification import find_damage
 from retrieval import Retriever
@@ -25,7 +26,7 @@ OLD_TEXTS, NEW_TEXTS = list(OLD.items()), list(NEW.items())
 
 def build(folder):
     """Two segments, so that a merge has something to do."""
-    retriever = Retriever(BM25Encoder())
+    retriever = Retriever(BM25Encoder(), HashedWords())
     retriever.save_pretrained(folder)
     for ids in ("ab", "cd"):
         retriever.add(as_records({doc_id: OLD[doc_id] for doc_id in ids}), progress=False)
@@ -77,7 +78,7 @@ def is_merged_and_tidy(folder):
 
 
 def answers_as_fresh(folder, texts):
-    fresh = Retriever(BM25Encoder()).index(as_records(texts), progress=False)
+    fresh = Retriever(BM25Encoder(), HashedWords()).index(as_records(texts), progress=False)
     retriever = Retriever.from_folder(folder)
     for query in ("w1 w2", "w4", "w9"):
         assert retriever.search(query, 9) == fresh.search(query, 9)

@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from encoders_for_tests import NUM_TERMS, WordEncoder
+from encoders_for_tests import NUM_TERMS, HashedWords, WordEncoder
 
 from index.documents import Document
 from index.effort import Budget, Recall
@@ -37,10 +37,11 @@ from storms.plain_bm25 import text
 from storms.processes import ended, forked
 
 ENCODERS = {
-    "bm25": BM25Encoder,
-    "u8": lambda: WordEncoder("u8"),
-    "u16": lambda: WordEncoder("u16"),
-    "f32": lambda: WordEncoder("f32"),
+    "bm25": lambda: [BM25Encoder()],
+    "u8": lambda: [WordEncoder("u8")],
+    "u16": lambda: [WordEncoder("u16")],
+    "f32": lambda: [WordEncoder("f32")],
+    "hybrid": lambda: [BM25Encoder(), HashedWords(factory="HNSW8,SQ8")],
 }
 SECOND_TIER = "second-tier"
 SEGMENT = 40  # documents
@@ -59,7 +60,7 @@ def build(folder, name):
         index = InvertedIndex.build(vectors, options, calibrate_with=queries_of(vectors))
         index.save(folder)
         return
-    retriever = Retriever(ENCODERS[name]())
+    retriever = Retriever(*ENCODERS[name]())
     retriever.save_pretrained(folder)
     for segment in range(3):
         records = [{"_id": f"{segment}-{n}", "text": text(rng), "n": n} for n in range(SEGMENT)]

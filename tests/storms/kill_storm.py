@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from encoders_for_tests import WordEncoder
+from encoders_for_tests import HashedWords, WordEncoder
 
 from index import documents, files
 from index.folder_writer import FolderWriter
@@ -32,7 +32,11 @@ from retrieval.opened import KIND
 from storms.plain_bm25 import QUERIES, text
 from storms.processes import ended, forked
 
-ENCODERS = {"bm25": BM25Encoder, "u8": WordEncoder}
+ENCODERS = {
+    "bm25": lambda: [BM25Encoder()],
+    "u8": lambda: [WordEncoder()],
+    "hybrid": lambda: [BM25Encoder(), WordEncoder(), HashedWords()],
+}
 STEPS = 5  # changes and commits of a child that lives
 LONGEST = 0.5  # seconds before the clock kills
 MOST_CALLS = 900  # about as many as a child that lives makes
@@ -97,7 +101,7 @@ def deadly_sqlite(number):
     documents.open_unsynced = connect
 
 
-def work(folder, encoder, rng, tell):
+def work(folder, encoders, rng, tell):
     """Open or build the index and change it for a while; `tell` each state before and after it is committed."""
     tell("resume" if is_index(folder) else "build", None)
     wrap_merges(tell)
@@ -106,7 +110,7 @@ def work(folder, encoder, rng, tell):
         held = {one.doc_id: one.text for one in retriever._opened.snapshot.documents()}
     else:
         held = {f"d{rng.randrange(10**9)}": text(rng) for _ in range(rng.randrange(1, 30))}
-        retriever = Retriever(encoder())
+        retriever = Retriever(*encoders())
         if rng.random() < 0.5:
             retriever.index(as_records(held), progress=False)
             tell("build", held)
@@ -132,9 +136,9 @@ def work(folder, encoder, rng, tell):
 def wrap_merges(tell):
     real = Writer._merge
 
-    def merge(writer, which):
+    def merge(writer, which, progress):
         tell("merge", None)
-        real(writer, which)
+        real(writer, which, progress)
 
     Writer._merge = merge
 
@@ -168,7 +172,7 @@ def as_records(texts):
 class Round:
     """One child: what it said, and how it ended."""
 
-    def __init__(self, folder, encoder, seed, kind):
+    def __init__(self, folder, encoders, seed, kind):
         rng = random.Random(seed)
         self.kind, self.phase, self.pending, self.done, self.killed = kind, "start", None, None, False
         reader, writer = os.pipe()
@@ -182,7 +186,7 @@ class Round:
                 files.os = Deadly(rng.randrange(1, MOST_CALLS), rng.random() < 0.5)
             elif kind == "sqlite":
                 deadly_sqlite(rng.randrange(1, MOST_INSTRUCTIONS))
-            work(folder, encoder, rng, tell)
+            work(folder, encoders, rng, tell)
 
         self.child = forked(child)
         os.close(writer)
@@ -228,9 +232,9 @@ def check(folder, before, one):
     return found, "the new commit" if list(found.items()) == list(one.pending.items()) else "the old commit"
 
 
-def check_search(folder, encoder, texts):
+def check_search(folder, encoders, texts):
     """It answers as an index built fresh."""
-    retriever, fresh = Retriever.from_folder(folder), Retriever(encoder()).index(as_records(texts), progress=False)
+    retriever, fresh = Retriever.from_folder(folder), Retriever(*encoders()).index(as_records(texts), progress=False)
     for query in QUERIES:
         for k in (1, 10, 1000):
             assert retriever.search(query, k) == fresh.search(query, k)
@@ -248,21 +252,21 @@ def check_tidy(folder):
 def storm(kills, seed=0, search_every=3, folder=None):
     """Kill until there were so many; returns Counters of phases, kinds of kill and outcomes."""
     root = Path(folder or tempfile.mkdtemp(prefix="winnow-kills-"))
-    for encoder in ENCODERS.values():  # compile and import all that the children use
-        warm_up(root / "warm", encoder)
+    for encoders in ENCODERS.values():  # compile and import all that the children use
+        warm_up(root / "warm", encoders)
     rng, counts, total, number, before = random.Random(seed), Counter(), 0, 0, None
-    index, encoder = root / "i", BM25Encoder
+    index, encoders = root / "i", ENCODERS["hybrid"]
     while total < kills:
         number += 1
         if before is None or rng.random() < 0.15:
             shutil.rmtree(index, ignore_errors=True)
-            before, encoder = None, rng.choice(list(ENCODERS.values()))
+            before, encoders = None, rng.choice(list(ENCODERS.values()))
         kind = rng.choice(["clock", "clock", "clock", "call", "call", "sqlite"])
-        one = Round(index, encoder, seed * 10**6 + number, kind)
+        one = Round(index, encoders, seed * 10**6 + number, kind)
         try:
             before, outcome = check(index, before, one)
             if before and number % search_every == 0:
-                check_search(index, encoder, before)
+                check_search(index, encoders, before)
             check_tidy(index)
         except Exception as error:
             raise AssertionError(f"round {number}, {kind}, in {one.phase}: {error!r}, in {index}") from error
@@ -275,14 +279,14 @@ def storm(kills, seed=0, search_every=3, folder=None):
     return counts
 
 
-def warm_up(folder, encoder):
+def warm_up(folder, encoders):
     rng, said = random.Random(0), []
     for _ in range(4):
         child_work = Writer._merge
-        work(folder, encoder, rng, lambda *what: said.append(what))
+        work(folder, encoders, rng, lambda *what: said.append(what))
         Writer._merge = child_work
         texts = dict(said[-1][1])
-        check_search(folder, encoder, texts)
+        check_search(folder, encoders, texts)
     find_damage(folder, "full")
     shutil.rmtree(folder)
 

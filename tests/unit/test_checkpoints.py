@@ -22,7 +22,7 @@ from retrieval.encoders.term_weights import TermWeights
 load = LearnedSparseEncoder.from_pretrained
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore::retrieval.encoders.neural_side.TruncationWarning"),
+    pytest.mark.filterwarnings("ignore::retrieval.encoders.text_stream.TruncationWarning"),
     pytest.mark.filterwarnings("error:.*cannot be run on packed texts:RuntimeWarning"),  # right, but slow
 ]
 

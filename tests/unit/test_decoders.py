@@ -19,8 +19,8 @@ from decoders_for_tests import (
 
 from index.errors import ModelError
 from retrieval import Retriever
-from retrieval.encoders.neural_side import TruncationWarning
 from retrieval.encoders.options import NeuralOptions
+from retrieval.encoders.text_stream import TruncationWarning
 from retrieval.encoders.tokens import TextTokens
 
 CLOSE = {"rtol": 0, "atol": 1e-5}

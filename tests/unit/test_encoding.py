@@ -14,7 +14,8 @@ from retrieval import Retriever, encode_corpus, encoding
 from retrieval.encoders.learned import LearnedSparseEncoder
 from retrieval.encoders.mini import OPTIONS, mini, of
 from retrieval.encoders.minilm import WEIGHTS_SHA256
-from retrieval.encoders.neural_side import NeuralSide, TruncationWarning
+from retrieval.encoders.neural_side import NeuralSide
+from retrieval.encoders.text_stream import TruncationWarning
 from retrieval.repair import repair
 from winnow.cli import main
 
@@ -277,8 +278,8 @@ def test_the_model_follows_from_where_the_vectors_come(tmp_path, capsys):
     [
         (["search", "i"], "nothing says what to look for; give a question in words, or --vector JSON"),
         (["search", "i", "tea", "--vector", "{}"], "nothing says what to look for"),
-        (["search", "i", "--vector", "[1]"], r"--vector '[1]' is not JSON of weights by term (it is no object)"),
-        (["search", "i", "--vector", '{"a": NaN}'], "is not JSON of weights by term (NaN is not JSON)"),
+        (["search", "i", "--vector", "[1]"], r"--vector '[1]' is no JSON object (it is no object)"),
+        (["search", "i", "--vector", '{"a": NaN}'], "is no JSON object (NaN is not JSON)"),
         (["search", "i", "--vector", '{"a": "1"}'], "the query has the weight '1' of the term 'a'"),
         (["index", "c.jsonl", "--vectors", "no.ciff", "--out", "n"], "'no.ciff' is no file of vectors"),
         (["index", "c.ciff", "--out", "n"], "'c.ciff' is no file of vectors"),

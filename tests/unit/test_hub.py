@@ -95,7 +95,7 @@ def test_an_index_asks_for_the_commit_that_it_was_built_with(hub, tmp_path):
     assert asked[-1] == COMMIT
     assert (
         load().encode_queries(["moon"]).data.tolist()
-        != retriever._opened.encoder.encode_queries(["moon"]).data.tolist()
+        != retriever._opened.encoders[0].encode_queries(["moon"]).data.tolist()
     )
 
 

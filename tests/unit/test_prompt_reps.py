@@ -13,8 +13,8 @@ from retrieval import Retriever
 from retrieval.encoders import prompt_reps
 from retrieval.encoders.english_words import STOP_WORDS, content_words
 from retrieval.encoders.model_files import ModelFiles
-from retrieval.encoders.neural_side import TruncationWarning
 from retrieval.encoders.options import NeuralOptions
+from retrieval.encoders.text_stream import TruncationWarning
 
 PREFIX = (
     '<|im_start|>system\nYou are an AI assistant that can understand human language.<|im_end|>\n<|im_start|>user\n{}: "'
@@ -146,7 +146,7 @@ def test_an_index_is_saved_and_opened_with_its_prompts(folder, tmp_path):
     assert found
     opened = Retriever.from_pretrained(tmp_path / "index")
     assert [(hit.doc_id, hit.score) for hit in opened.search("Which water follows the moon?")] == found
-    assert isinstance(opened._opened.encoder.document, prompt_reps.PromptRepsSide)
+    assert isinstance(opened._opened.encoders[0].document, prompt_reps.PromptRepsSide)
     told = opened.explain("Which water follows the moon?", "0")
     assert told.terms
     assert not any(match.is_expansion for match in told.terms)  # tokens of words alone, not of words after a space

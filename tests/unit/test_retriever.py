@@ -224,7 +224,7 @@ def test_a_saved_retriever_keeps_its_own_impacts(tmp_path):
     with pytest.raises(WinnowError, match="was saved with its own impacts"):
         Retriever.from_pretrained(tmp_path / "i", impacts="u8")
     opened = Retriever.from_pretrained(tmp_path / "i")
-    assert opened.index([{"_id": "x", "text": "tea"}], progress=False).merge()._opened.encoder.impacts == "f32"
+    assert opened.index([{"_id": "x", "text": "tea"}], progress=False).merge()._opened.encoders[0].impacts == "f32"
 
 
 def test_a_retriever_takes_an_encoder_with_other_options():

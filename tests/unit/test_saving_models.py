@@ -18,7 +18,7 @@ from retrieval.encoders.term_weights import TermWeights
 load = LearnedSparseEncoder.from_pretrained
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore::retrieval.encoders.neural_side.TruncationWarning"),
+    pytest.mark.filterwarnings("ignore::retrieval.encoders.text_stream.TruncationWarning"),
 ]
 QUERIES = ["moon", "What's the weather in NEW York now?", "bread and salt; flour, and caf\u00e9"]
 
@@ -143,7 +143,7 @@ def test_a_tokenizer_told_to_lower_case_stays_so(plain, tmp_path):
 def test_the_model_of_a_saved_index_can_be_written(plain, tmp_path):
     retriever = Retriever.from_pretrained(plain("bert"), activation="log1p")
     retriever.index([{"_id": "a", "text": "moon"}], progress=False).save_pretrained(tmp_path / "i", progress=False)
-    assert_survives(Retriever.from_folder(tmp_path / "i")._opened.encoder, tmp_path / "m")
+    assert_survives(Retriever.from_folder(tmp_path / "i")._opened.encoders[0], tmp_path / "m")
 
 
 @pytest.mark.parametrize(("options", "what"), [

@@ -21,7 +21,7 @@ from retrieval import LearnedSparseEncoder
 load = LearnedSparseEncoder.from_pretrained
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore::retrieval.encoders.neural_side.TruncationWarning"),
+    pytest.mark.filterwarnings("ignore::retrieval.encoders.text_stream.TruncationWarning"),
 ]
 QUERIES = ["moon", "What's the weather in NEW York now?", "  bread and salt; flour,\nand caf\u00e9 "]
 
