@@ -2,8 +2,7 @@
 
     python benchmarks/fusion_without_labels.py --data FOLDER --split train --json out.json
 
-BM25 and the vectors of all-MiniLM-L6-v2 (the extra `minilm`, through sentence-transformers), 1,000 documents of each for a query,
-fused with weights that a predictor of query performance gives to each list. "typical" divides it by its median over the
+BM25 and all-MiniLM-L6-v2 (the extra `minilm`), 1,000 documents of each for a query, fused with weights that a predictor of query performance gives to each list. "typical" divides it by its median over the
 queries of the arm, for which queries suffice. Predictors: NQC (Shtok et al., TOIS 2012), WIG (Zhou and Croft, SIGIR 2007), and the lead
 of the first hit over the sixth, all made independent of the scale of scores. Use splits that nothing else is tested on.
 """
@@ -21,14 +20,15 @@ import numpy as np
 from eval.datasets import Dataset, load_dataset
 from index.impact_search import Answer
 from retrieval import Retriever
-from retrieval.corpus import read_corpus
+from retrieval.arm_search import Trying
 from retrieval.fusion import Fusion
+from retrieval.hybrid import Hybrid, by_query
 from retrieval.query_weights import confidence
 from retrieval.significance import paired_gain
 
 DEPTH = 1000
 FUSIONS = (Fusion(), Fusion(normalisation="z-score"))
-MINILM_TOKENS = 256
+ARMS = ("bm25", "minilm")
 Answers = Sequence[Mapping[str, Answer]]
 
 
@@ -47,40 +47,13 @@ def lead(scores: np.ndarray) -> float:
 PREDICTORS = {"wig": confidence, "nqc": nqc, "lead": lead, "root of lead": lambda scores: lead(scores) ** 0.5}
 
 
-def bm25_answers(dataset: Dataset, at: Mapping[str, int]) -> list[Answer]:
-    retriever = Retriever.from_pretrained("bm25").index(dataset.folder)
-    ranked = retriever.search_batch(list(dataset.queries.values()), k=DEPTH, stored=False)
-    return [
-        (np.array([hit.score for hit in hits], np.float32), np.array([at[hit.doc_id] for hit in hits], np.int32))
-        for hits in ranked
-    ]
-
-
-def minilm_answers(dataset: Dataset, texts: Sequence[str]) -> list[Answer]:
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-
-    from retrieval.encoders.minilm import minilm_folder
-
-    transformer = Transformer(str(minilm_folder()), max_seq_length=MINILM_TOKENS)
-    model = SentenceTransformer(modules=[transformer, Pooling(384, "mean"), Normalize()], device="cpu")
-    documents = model.encode(list(texts), show_progress_bar=True)
-    answers = []
-    for query in model.encode(list(dataset.queries.values())):
-        scores = documents @ query
-        best = np.lexsort((np.arange(len(scores)), -scores))[:DEPTH]
-        answers.append((scores[best], best.astype(np.int32)))
-    return answers
-
-
 def answers_of(dataset: Dataset) -> tuple[list[str], Answers]:
     """(ids of the documents, what each arm answers to each query)"""
-    documents = list(read_corpus(dataset.folder))
-    ids = [document.doc_id for document in documents]
-    at = {doc_id: number for number, doc_id in enumerate(ids)}
-    lexical = bm25_answers(dataset, at)
-    dense = minilm_answers(dataset, [document.searched_text for document in documents])
-    return ids, [{"bm25": one, "minilm": other} for one, other in zip(lexical, dense, strict=True)]
+    retriever = Retriever.from_pretrained("+".join(ARMS)).index(dataset.folder)
+    snapshot, arms = retriever._opened.snapshot, retriever._opened.arms
+    queries = [dict.fromkeys(ARMS, text) for text in dataset.queries.values()]
+    found = Hybrid(arms, Fusion()).batches(queries, DEPTH, 1, Trying())
+    return snapshot.ids(range(snapshot.num_docs)), list(by_query({arm: search() for arm, search in found.items()}))
 
 
 def ndcg(dataset: Dataset, ids: Sequence[str], ranked: Sequence[np.ndarray]) -> np.ndarray:

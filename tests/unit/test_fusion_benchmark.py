@@ -44,3 +44,10 @@ def test_predictors_by_hand():
     assert benchmark.nqc(scores) == 1  # fewer than 100: the whole list
     assert benchmark.lead(scores[:0]) == benchmark.nqc(scores[:0]) == 0
     assert benchmark.lead(scores[1:5]) == benchmark.nqc(scores[1:5]) == 0  # all equal
+
+
+def test_the_answers_are_those_of_both_arms(dataset):
+    ids, answers = benchmark.answers_of(dataset)
+    assert ids == [f"d{n}" for n in range(9)]
+    assert len(answers) == 2
+    assert {arm: len(docs) for arm, (_, docs) in answers[0].items()} == {"bm25": 9, "minilm": 9}
