@@ -8,7 +8,7 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="an index that `winnow index` wrote, or vectors of `winnow encode`")
     parser.add_argument(
-        "--full", action="store_true", help="read every byte, and check every row, posting and document"
+        "--full", action="store_true", help="read every byte, and check every row, posting, vector and document"
     )
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
 
@@ -37,9 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{arguments.folder} is damaged; {remedy}")
         return 1
     what = (
-        "every byte, row, posting and document" if arguments.full else "manifest, sizes and headers; --full reads all"
+        "every byte, row, posting, vector and document"
+        if arguments.full
+        else "manifest, sizes and headers; --full reads all"
     )
     if manifest and manifest.kind == ENCODED_VECTORS:
-        what = what.replace("row, posting and document", "row and id")
+        what = what.replace("row, posting, vector and document", "row and id")
     print(f"{arguments.folder} is sound ({what})")
     return 0

@@ -278,7 +278,10 @@ def test_the_model_follows_from_where_the_vectors_come(tmp_path, capsys):
     [
         (["search", "i"], "nothing says what to look for; give a question in words, or --vector JSON"),
         (["search", "i", "tea", "--vector", "{}"], "nothing says what to look for"),
-        (["search", "i", "--vector", "[1]"], r"--vector '[1]' is no JSON object (it is no object)"),
+        (
+            ["search", "i", "--vector", "[1]"],
+            "the query is list [1]; it must be a string, or a mapping of terms to weights",
+        ),
         (["search", "i", "--vector", '{"a": NaN}'], "is no JSON object (NaN is not JSON)"),
         (["search", "i", "--vector", '{"a": "1"}'], "the query has the weight '1' of the term 'a'"),
         (["index", "c.jsonl", "--vectors", "no.ciff", "--out", "n"], "'no.ciff' is no file of vectors"),
