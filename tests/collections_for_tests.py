@@ -43,7 +43,9 @@ def stored_impacts(documents, impacts, mean_length=None, k1=0.9, b=0.4):
 
 def mean_of_lengths(documents):
     """Mean sum of counts of the documents that have a term; 0 where there is none."""
-    lengths = [float(np.float32(sum(document.values()))) for document in documents if any(document.values())]
+    lengths = [
+        float(np.float32(sum(map(float, document.values())))) for document in documents if any(document.values())
+    ]
     return sum(lengths) / len(lengths) if lengths else 0.0
 
 

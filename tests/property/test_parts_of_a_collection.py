@@ -60,6 +60,7 @@ def assert_same(expected, found):
 
 @example(documents=[{0: 1}, {0: 2, 1: 3}, {}], query={0: 1.0}, k=3, k1=0.0, b=0.0, mean=None)
 @example(documents=[{0: 1, 1: 2**24}, {0: 1}], query={0: 1.0}, k=3, k1=1e6, b=1.0, mean=1.0)
+@example(documents=[{0: 1, 1: 1, 2: 1, 3: 2**24, 4: 2}], query={0: 0.1}, k=1, k1=0.9, b=0.4, mean=None)
 @given(
     documents=documents_of(few_counts) | documents_of(any_count),
     query=queries,
