@@ -99,9 +99,7 @@ class Retriever:
         """
         if not isinstance(name_or_folder, str | os.PathLike):
             raise WinnowError(f"the model is {name_or_folder!r}; give a name or a folder.")
-        is_model = str(name_or_folder) in MODELS or is_checkpoint(
-            name_or_folder
-        )  # one by a name of ours or by its files
+        is_model = str(name_or_folder) in MODELS or is_checkpoint(name_or_folder)
         if os.path.exists(name_or_folder) and (is_index(name_or_folder) or not is_model):
             if is_encoded(Path(name_or_folder)):
                 return cls(read_encoder_of(name_or_folder, impacts))
