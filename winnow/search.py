@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
     from winnow.display import explanation_lines, hit_lines
 
     query = query_of(arguments)
-    wanted = None if arguments.filter is None else json_object("--filter", arguments.filter, '{"year": 1999}')
+    wanted = None if arguments.filter is None else read_json("--filter", arguments.filter, dict, '{"year": 1999}')
     retriever = Retriever.from_folder(arguments.folder)
     hits = retriever.search(query, k=arguments.k, filter=wanted)
-    explanations = [retriever.explain(query, hit.doc_id, filter=wanted) if arguments.explain else None for hit in hits]
+    explanations = [
+        retriever.explain(query, hit.doc_id, arguments.k, filter=wanted) if arguments.explain else None for hit in hits
+    ]
     if arguments.json:
         answer = {"query": query, "hits": list(map(as_json, hits, explanations))}
         print(json.dumps(answer, indent=2, ensure_ascii=False))
@@ -57,13 +60,13 @@ def query_of(arguments: argparse.Namespace) -> str | dict[str, float] | list[flo
         raise WinnowError("nothing says what to look for; give a question in words, or --vector JSON, one of the two.")
     if arguments.query is not None:
         return str(arguments.query)
-    if arguments.vector.lstrip().startswith("["):
-        return list(json_object("--vector", f'{{"vector": {arguments.vector}}}', "[0.1, 0.2]")["vector"])
-    return json_object("--vector", arguments.vector, '{"term": 1.2}')
+    vector: dict[str, float] | list[float]
+    vector = read_json("--vector", arguments.vector, dict | list, '{"term": 1.2}, or [0.1, 0.2] for a dense model')
+    return vector
 
 
-def json_object(name: str, written: str, example: str) -> dict[str, Any]:
-    """What was written as JSON; WinnowError where it is no object."""
+def read_json(name: str, written: str, kind: type | UnionType, example: str) -> Any:
+    """What was written as JSON; WinnowError where it is not of the kind."""
     import json
 
     from index.errors import WinnowError
@@ -71,11 +74,11 @@ def json_object(name: str, written: str, example: str) -> dict[str, Any]:
 
     try:
         found = json.loads(written, parse_constant=not_json, parse_float=finite)
-        if not isinstance(found, dict):
-            raise ValueError("it is no object")
+        if not isinstance(found, kind):
+            raise ValueError(f"it is {type(found).__name__}")
         return found
     except (ValueError, RecursionError) as error:
-        raise WinnowError(f"{name} {written!r:.60} is no JSON object ({error!s:.80}); give {example}.") from error
+        raise WinnowError(f"{name} {written!r:.60} cannot be used ({error!s:.80}); give {example}.") from error
 
 
 def as_json(hit: Hit, explanation: Explanation | None) -> dict[str, Any]:

@@ -393,3 +393,6 @@ def test_info_and_explain_of_a_dense_model(tmp_path, capsys, monkeypatch):
     assert main(["search", "minilm", "--vector", f"[1{', 0' * 383}]", "-k", "2"]) == 0
     assert main(["search", "minilm", "--vector", "[1, 2]"]) == 1
     assert "it must be 384 finite numbers" in capsys.readouterr().err
+    for written in ('[1], "a": [2]', "[1", "3", "NaN"):
+        assert main(["search", "minilm", "--vector", written]) == 1
+        assert f"--vector {written!r} cannot be used" in capsys.readouterr().err

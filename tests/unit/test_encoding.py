@@ -282,7 +282,7 @@ def test_the_model_follows_from_where_the_vectors_come(tmp_path, capsys):
             ["search", "i", "--vector", "[1]"],
             "the query is list [1]; it must be a string, or a mapping of terms to weights",
         ),
-        (["search", "i", "--vector", '{"a": NaN}'], "is no JSON object (NaN is not JSON)"),
+        (["search", "i", "--vector", '{"a": NaN}'], "cannot be used (NaN is not JSON)"),
         (["search", "i", "--vector", '{"a": "1"}'], "the query has the weight '1' of the term 'a'"),
         (["index", "c.jsonl", "--vectors", "no.ciff", "--out", "n"], "'no.ciff' is no file of vectors"),
         (["index", "c.ciff", "--out", "n"], "'c.ciff' is no file of vectors"),

@@ -629,7 +629,7 @@ def test_the_command_indexes_searches_filters_and_explains_several_arms(tmp_path
     assert "arm " in out
     assert "vectors" in out
     assert main(["search", "i", "sea", "--filter", "[1]"]) == 1
-    assert "--filter '[1]' is no JSON object" in capsys.readouterr().err
+    assert "--filter '[1]' cannot be used (it is list)" in capsys.readouterr().err
     assert main(["search", "i", "sea", "--filter", '{"yera": 1}']) == 1
     assert "there is 'year'" in capsys.readouterr().err
     assert main(["info", "i"]) == 0
