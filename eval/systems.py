@@ -65,27 +65,12 @@ def options_of(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {**of_all, **own}
 
 
-def evaluate_system(
-    system: str,
-    dataset: Dataset,
-    depth: int,
-    *,
-    impacts: WeightImpacts | None = None,
-    options: Mapping[str, Any] | None = None,
-    progress: bool = True,
-) -> Outcome:
-    """Index the corpus with the model called `system`, then rank `depth` documents for each query."""
-    return measured(system, Built.of(system, dataset, impacts, options or {}, progress), dataset, depth)
-
-
 def built_together(system: str, built: Mapping[str, Built]) -> Built:
     """The arms of a system as one retriever."""
     own = [built[model] for model in split_names(system)]
-    return (
-        Built(Retriever.joined(*(one.retriever for one in own)), sum(one.seconds for one in own))
-        if len(own) > 1
-        else own[0]
-    )
+    if len(own) == 1:
+        return own[0]
+    return Built(Retriever.joined(*(one.retriever for one in own)), sum(one.seconds for one in own))
 
 
 def measured(
@@ -100,11 +85,15 @@ def measured(
 ) -> Outcome:
     """The ranking of `depth` documents for each query, and how long a search takes."""
     retriever, seconds = built
-    texts = list(dataset.queries.values())
-    ranked = retriever.search_batch(texts, k=depth, fusion=fusion, stored=False)
-    run = {query: {hit.doc_id: hit.score for hit in hits} for query, hits in zip(dataset.queries, ranked, strict=True)}
+    run, texts = ranked(retriever, dataset, depth, fusion), list(dataset.queries.values())
     latency = measure_latency(lambda text: retriever.search(text, k=LATENCY_K, fusion=fusion), texts)
     return Outcome(name, run, latency, retriever.statistics(), seconds, tuple(arms), tuning)
+
+
+def ranked(retriever: Retriever, dataset: Dataset, depth: int, fusion: Fusion | None) -> dict[str, dict[str, float]]:
+    """The best `depth` documents of each query, with their scores."""
+    found = retriever.search_batch(dataset.queries.values(), k=depth, fusion=fusion, stored=False)
+    return {query: {hit.doc_id: hit.score for hit in hits} for query, hits in zip(dataset.queries, found, strict=True)}
 
 
 def tuned_on(built: Built, judged: Dataset, depth: int, measure: str, progress: bool) -> Tuning:
@@ -124,10 +113,9 @@ def cross_validated(built: Built, dataset: Dataset, depth: int, measure: str, pr
         raise WinnowError(
             f"{dataset.name} has {len(queries)} judged queries, too few for {FOLDS} folds; tune on another split."
         )
-    run: dict[str, Mapping[str, float]] = {}
+    run: dict[str, dict[str, float]] = {}
     for fold in range(FOLDS):
-        held_out = queries[fold::FOLDS]
-        others = dataset.of_queries([query for query in queries if query not in set(held_out)])
-        fusion = tuned_on(built, others, depth, measure, progress).fusion
-        run |= measured("", built, dataset.of_queries(held_out), depth, fusion=fusion).run
+        others = [query for number, query in enumerate(queries) if number % FOLDS != fold]
+        fusion = tuned_on(built, dataset.of_queries(others), depth, measure, progress).fusion
+        run |= ranked(built.retriever, dataset.of_queries(queries[fold::FOLDS]), depth, fusion)
     return {query: run[query] for query in queries}
