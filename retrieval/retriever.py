@@ -409,7 +409,8 @@ class Retriever:
     @fusion.setter
     def fusion(self, fusion: Fusion) -> None:
         check_fusion(fusion, self._opened.encoders)
-        self._opened = self._opened._replace(fusion=fusion)
+        with self._writing:  # a commit puts another snapshot in place
+            self._opened = self._opened._replace(fusion=fusion)
 
     def statistics(self) -> IndexStatistics:
         """How much is indexed."""

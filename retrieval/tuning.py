@@ -107,10 +107,7 @@ def tune(
     task = checked_task(arms, answers, gains, judged, measure, depth, theoretical_minimum or {})
     check_request(len(answers), folds, confidence)
     alone, candidates = task.alone(), task.everywhere()
-    if not candidates.values.any():
-        raise WinnowError(
-            f"no arm ranked a relevant document where {measure} counts it, for any query; check that the judgments are of this collection."
-        )
+    check_found(candidates, measure)
     candidates, fitted, kept, choices = cross_validated(task, candidates, alone, folds, np.random.default_rng(seed))
     chosen = choices.pop()  # by all queries
     best = int(alone.values.mean(axis=1).argmax())
@@ -133,6 +130,13 @@ def tune(
         num_queries=len(answers),
         choices=tuple(plain(candidates.fusions[choice]) for choice in choices),
     )
+
+
+def check_found(candidates: Candidates, measure: str) -> None:
+    if not candidates.values.any():
+        raise WinnowError(
+            f"no arm ranked a relevant document where {measure} counts it, for any query; check that the judgments are of this collection."
+        )
 
 
 def cross_validated(
