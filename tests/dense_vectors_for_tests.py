@@ -17,6 +17,13 @@ def clumped(count, dimension=32, seed=0, clumps=40):
     return drawn.astype(np.float32)
 
 
+def clumped_without(count, docs):
+    """The same, where some documents have no vector."""
+    drawn = clumped(count)
+    drawn[docs] = 0
+    return drawn
+
+
 def ranked(scores, allowed=None):
     """Documents by score descending, then by number."""
     order = np.lexsort((np.arange(len(scores)), -scores))

@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from dense_vectors_for_tests import FORMS, clumped, same
+from dense_vectors_for_tests import FORMS, clumped, clumped_without, same
 
 from index import files
 from index.dense.codes import Codes, Stored
@@ -21,9 +21,7 @@ COUNT, WITHOUT = 1_500, np.array([3, 1_499], np.int32)
 
 @pytest.fixture(scope="module")
 def vectors():
-    drawn = clumped(COUNT)
-    drawn[WITHOUT] = 0
-    return drawn
+    return clumped_without(COUNT, WITHOUT)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from dense_vectors_for_tests import FORMS, clumped, ranked, recall, same
+from dense_vectors_for_tests import FORMS, clumped, clumped_without, ranked, recall, same
 
 from index.dense.index import DenseIndex
 from index.dense.options import DenseIndexOptions
@@ -25,9 +25,7 @@ def as_pairs(answer):
 
 @pytest.fixture(scope="module")
 def vectors():
-    drawn = clumped(COUNT)
-    drawn[WITHOUT] = 0
-    return drawn
+    return clumped_without(COUNT, WITHOUT)
 
 
 @pytest.fixture(scope="module")
