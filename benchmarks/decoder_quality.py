@@ -27,7 +27,7 @@ from sparse_search import environment
 
 from eval.datasets import Dataset, load_dataset
 from eval.measures import DEFAULT_MEASURES, Run, measure_run
-from eval.systems import evaluate_system
+from eval.systems import Built, measured
 from index.inverted import InvertedIndex
 from index.options import InvertedIndexOptions
 from index.vectors import SparseQuery
@@ -164,14 +164,14 @@ def main() -> None:
     warnings.simplefilter("once", TruncationWarning)
     for name in arguments.systems:
         if name == "bm25":
-            outcome = evaluate_system(name, dataset, DEPTH)
-            measured = iter([(name, outcome.run, {"options": {}})])
+            outcome = measured(name, Built.of(name, dataset, None, {}, progress=True), dataset, DEPTH)
+            runs = iter([(name, outcome.run, {"options": {}})])
         else:
             encoder = load_encoder(arguments.model, None, OPTIONS[name])
             assert isinstance(encoder, LearnedSparseEncoder)
             shared |= {"model": encoder.document.files.found_fingerprint, "options": OPTIONS[name]}
-            measured = promptreps(encoder, collection) if name == "promptreps" else splade(name, encoder, collection)
-        for system, run, figures in measured:
+            runs = promptreps(encoder, collection) if name == "promptreps" else splade(name, encoder, collection)
+        for system, run, figures in runs:
             measures = measure_run(dataset.qrels, run, DEFAULT_MEASURES)
             record(arguments.json, {"system": system, **measures, **shared, **figures, **versions})
 
