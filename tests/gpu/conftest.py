@@ -1,6 +1,6 @@
 """On a GPU these tests run the compiled kernels; with TRITON_INTERPRET=1, before Triton is imported, the same kernels on the CPU.
 
-tests/unit/test_gpu_pooled_head.py runs them the second way, in a process of their own.
+tests/unit/test_gpu_pooled_head.py and test_gpu_block_attention.py run them the second way, in a process of their own.
 """
 
 import os
@@ -23,9 +23,9 @@ def device():
 def small_blocks():
     """Blocks as small as a matrix instruction, chunks of one block: a few dozen tokens then cross every kind of border.
 
-    On a GPU the real blocks stay, with chunks of one block.
+    On a GPU the real blocks stay, with chunks of one block. Long ranges of block attention are cut early everywhere.
     """
-    from kernels.gpu import pooled_head, summed_head
+    from kernels.gpu import block_attention, block_tiles, pooled_head, summed_head
 
     with pytest.MonkeyPatch.context() as patch:
         if INTERPRETED:
@@ -34,6 +34,10 @@ def small_blocks():
             patch.setattr(pooled_head, "FLOAT_BLOCKS", small)
             patch.setattr(pooled_head, "STRIDED_BLOCKS", small)
             patch.setattr(summed_head, "HALF_BLOCKS", small)
+            small_kernels = block_attention.Kernels(*[block_attention.Blocks(16, 16, warps=4, stages=2)] * 3)
+            patch.setattr(block_attention, "BLOCKS", dict.fromkeys(block_attention.BLOCKS, small_kernels))
+        patch.setattr(block_tiles, "PREFIX_CUT", block_tiles.Cut(24, 48, wanted=2))
+        patch.setattr(block_tiles, "ROWS_CUT", block_tiles.Cut(24, 48, wanted=2))
         patch.setattr(pooled_head, "CHUNK_TOKENS", (pooled_head.HALF_BLOCKS.tokens,))
         yield
 

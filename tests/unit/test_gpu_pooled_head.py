@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pooled_head_gpu
 import pytest
@@ -14,13 +13,15 @@ from conftest import ROOT
 
 triton = pytest.importorskip("triton", reason="NOT RUN: the GPU kernels need Triton, which is not installed here")
 
+from ahead_of_time import NO_SPILLS, SHARED_MEMORY, compiled, recorded  # noqa: E402
+
 from kernels.gpu import pooled_head, summed_head  # noqa: E402
 
 
 def test_the_kernels_pass_their_tests_on_the_interpreter():
     """In a process of its own, as Triton reads TRITON_INTERPRET when it is imported."""
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/gpu", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "tests/gpu", "--ignore-glob=*/test_block_attention.py", "-p", "no:cacheprovider"],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"},
     )  # fmt: skip
     assert finished.returncode == 0, finished.stdout + finished.stderr
@@ -28,49 +29,7 @@ def test_the_kernels_pass_their_tests_on_the_interpreter():
     assert "skipped" not in finished.stdout
 
 
-# ahead of time: what a launcher passes is recorded and compiled as Triton would have specialised it
-
-
-class Recorder:
-    """Stands where a kernel stood and keeps what it is launched with."""
-
-    def __init__(self, kernel, launches):
-        self.kernel, self.launches = kernel, launches
-
-    def __getitem__(self, grid):
-        return lambda *arguments, **options: self.launches.append((self.kernel, arguments, options))
-
-
-TYPES = {
-    torch.float32: "*fp32",
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-}
-
-
-def compiled(kernel, arguments, options):
-    """The kernel for sm_90, and ptxas's report on it."""
-    signature, constants, attributes = {}, {}, {}
-    for place, (name, value) in enumerate(zip(kernel.arg_names, arguments, strict=False)):
-        if value is None or (isinstance(value, int) and value == 1):
-            signature[name], constants[name] = "constexpr", value
-            continue
-        is_pointer = isinstance(value, torch.Tensor)
-        signature[name] = TYPES[value.dtype] if is_pointer else "i32" if value < 2**31 else "i64"
-        if (value.data_ptr() if is_pointer else value) % 16 == 0:
-            attributes[(place,)] = [["tt.divisibility", 16]]
-    for name in kernel.arg_names[len(arguments) :]:
-        signature[name], constants[name] = "constexpr", options[name]
-    source = triton.compiler.ASTSource(kernel, signature, constants, attributes)
-    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
-    sizes = {name: options[name] for name in ("num_warps", "num_stages") if name in options}
-    result = triton.compile(source, target=target, options=sizes)
-    ptxas = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
-    command = [ptxas, "-v", "-lineinfo", "--regAllocOptLevel=2", "--gpu-name=sm_90a", "-", "-o", os.devnull]
-    report = subprocess.run(command, input=result.asm["ptx"], capture_output=True, text=True, check=True).stderr
-    return result, report
+# ahead of time
 
 
 def tensors(dtype, width, step=1, tokens=256, vocabulary=512):
@@ -106,16 +65,13 @@ def test_compiled_for_sm_90_nothing_spills_and_shared_memory_suffices(
     if triton.knobs.runtime.interpret:
         pytest.skip("NOT RUN: TRITON_INTERPRET is set, so there is nothing to compile")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    launches = []
-    for module in (pooled_head, summed_head):
-        for name in [name for name in vars(module) if name.endswith("_kernel")]:
-            monkeypatch.setattr(module, name, Recorder(getattr(module, name), launches))
+    launches = recorded((pooled_head, summed_head), monkeypatch)
     launch(*tensors(dtype, width, step))
     assert launches
     for kernel, arguments, options in launches:
         result, report = compiled(kernel, arguments, options)
-        assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report, report
-        assert result.metadata.shared <= 227 * 1024
+        assert NO_SPILLS in report, report
+        assert result.metadata.shared <= SHARED_MEMORY
         if launch != launch_backward:
             assert (options["BLOCK_WIDTH"] > pooled_head.STRIDED_BLOCKS.width) == (width == 768)
             # the interpreter's maximum keeps a NaN also where the device's would not
