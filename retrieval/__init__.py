@@ -1,4 +1,4 @@
-"""How does text become a ranked list? Encoders, the corpus readers, and `Retriever`, the way in."""
+"""How does text become a ranked list? Encoders, rerankers, the corpus readers, and `Retriever`, the way in."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from retrieval.encoding import encode_corpus
     from retrieval.fusion import Fusion
     from retrieval.hits import Explanation, Hit, Hits
+    from retrieval.rerankers.loading import load_reranker
+    from retrieval.rerankers.protocol import Ranked, Reranker
     from retrieval.retriever import Retriever
     from retrieval.tuning import Tuning
 
@@ -25,10 +27,13 @@ HOMES = {
     "Hit": "retrieval.hits",
     "Hits": "retrieval.hits",
     "LearnedSparseEncoder": "retrieval.encoders.learned",
+    "Ranked": "retrieval.rerankers.protocol",
+    "Reranker": "retrieval.rerankers.protocol",
     "Retriever": "retrieval.retriever",
     "Tuning": "retrieval.tuning",
     "WinnowError": "index.errors",
     "encode_corpus": "retrieval.encoding",
+    "load_reranker": "retrieval.rerankers.loading",
 }
 __all__ = [
     "DenseEncoder",
@@ -38,10 +43,13 @@ __all__ = [
     "Hit",
     "Hits",
     "LearnedSparseEncoder",
+    "Ranked",
+    "Reranker",
     "Retriever",
     "Tuning",
     "WinnowError",
     "encode_corpus",
+    "load_reranker",
 ]
 
 __getattr__ = lazy_names("retrieval", HOMES)

@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One ranked document. `title`, `text` and `fields` are as indexed, or empty if the search left them out."""
+    """One ranked document. `title`, `text` and `fields` are as indexed, or empty if the search left them out.
+
+    Of a search with a reranker `score` is the reranker's, and the last three say what it came from.
+    """
 
     rank: int  # from 1
     doc_id: str
@@ -17,6 +20,9 @@ class Hit:
     title: str = ""
     text: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
+    first_rank: int | None = None  # from 1, among what the first stage found
+    first_score: float | None = None  # the first stage's
+    probability: float | None = None  # of being relevant, of a reranker that is calibrated
 
 
 class Hits(list[Hit]):

@@ -14,8 +14,6 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-import numpy as np
-
 from index.dense.search import DenseSearch
 from index.documents import Document
 from index.effort import EXACT, Effort
@@ -25,8 +23,7 @@ from index.manifest import Verify, is_index
 from index.options import WeightImpacts
 from index.snapshot import Snapshot
 from index.storage import newest_manifest
-from index.vectors import checked_count
-from index.writer import Watch, Writer
+from index.writer import Writer
 from retrieval.arm_search import Trying
 from retrieval.conditions import Condition, Where, meant
 from retrieval.corpus import Corpus, FieldNames
@@ -36,13 +33,17 @@ from retrieval.encoding import read_encoder_of
 from retrieval.explaining import explained
 from retrieval.filtered import filtered
 from retrieval.fusion import Fusion
-from retrieval.hits import Explanation, Hit, Hits
+from retrieval.hits import Explanation, Hits
 from retrieval.hybrid import Hybrid
 from retrieval.joining import joined
 from retrieval.judged_queries import tuned
 from retrieval.opened import KIND, IndexStatistics, Opened, check_fusion
 from retrieval.progress import progress as counted
+from retrieval.progress import watched
 from retrieval.queries import Query, checked_text, each_query
+from retrieval.rerankers.protocol import Reranker
+from retrieval.rerankers.stage import Stage
+from retrieval.side_by_side import checked_threads
 from retrieval.tuning import Tuning
 from retrieval.vector_files import Vectors, documents_of, is_encoded
 
@@ -313,6 +314,8 @@ class Retriever:
         dense: DenseSearch | None = None,
         deadline: float | None = None,
         partial: bool = False,
+        rerank: Reranker | None = None,
+        depth: int | None = None,
         stored: bool = True,
     ) -> Hits:
         """The best k documents, best first; fewer where fewer match.
@@ -326,14 +329,18 @@ class Retriever:
         dense     how hard a dense arm tries that is not searched exactly (`index.DenseSearch`)
         deadline  seconds in which every arm must have answered
         partial   goes on without an arm that is late or fails; `missing` of the hits names it. Otherwise that is an error
+        rerank    a reranker (`retrieval.load_reranker`), which orders the best `depth` documents (100 unless told) of this search
+                  anew; hits then have its scores, and in `first_rank` and `first_score` those of this search. `deadline` is the arms'
         stored    False leaves title, text and fields out
 
-        Equal scores rank in the order documents were added.
-        Raises WinnowError without documents, for k below 1, and for a query that is none of these, and DeadlineError.
+        Equal scores rank in the order documents were added, of a reranker in that of the search before it.
+        Raises WinnowError without documents, for k below 1 or above depth, for a query that is none of these, and DeadlineError.
         """
         hybrid, snapshot = self._searchable(filter, fusion)
-        scores, docs, missing = hybrid.search(query, k, Trying(effort, dense), deadline, partial)
-        return Hits(as_hits(snapshot, scores, docs, stored), missing)
+        stage = Stage.of(k, stored, rerank, depth)
+        stage.check([query])
+        found = hybrid.search(query, stage.wanted, Trying(effort, dense), deadline, partial)
+        return next(stage.hits(snapshot, [query], [found]))
 
     def search_batch(
         self,
@@ -347,6 +354,8 @@ class Retriever:
         threads: int | None = None,
         deadline: float | None = None,
         partial: bool = False,
+        rerank: Reranker | None = None,
+        depth: int | None = None,
         stored: bool = True,
     ) -> list[Hits]:
         """`search` for each query, in order; the hits do not depend on the number of threads (all cores unless told).
@@ -354,9 +363,11 @@ class Retriever:
         deadline  seconds in which every arm must have answered all queries
         """
         hybrid, snapshot = self._searchable(filter, fusion)
+        stage, asked = Stage.of(k, stored, rerank, depth), each_query(queries)
+        stage.check(asked)
         trying, threads = Trying(effort, dense), checked_threads(threads)
-        answers = hybrid.search_batch(each_query(queries), k, threads, trying, deadline, partial)
-        return [Hits(as_hits(snapshot, scores, docs, stored), missing) for scores, docs, missing in answers]
+        found = hybrid.search_batch(asked, stage.wanted, threads, trying, deadline, partial)
+        return list(stage.hits(snapshot, asked, found))
 
     def explain(
         self,
@@ -369,7 +380,8 @@ class Retriever:
         effort: Effort = EXACT,
         dense: DenseSearch | None = None,
     ) -> Explanation:
-        """How the document's score for the query comes about: what each arm gave it and, of sparse arms, term by term.
+        """How the document's score for the query comes about: what each arm gave it and, of sparse arms, term by term. Of a search with
+        a reranker, how its `first_score` does, with depth as k.
 
         The other arguments are those of the search that is explained; only a k beyond the fusion's depth changes a score.
         Raises WinnowError where `search` would, and for an id that is not indexed or that the filter leaves out.
@@ -478,23 +490,3 @@ class Retriever:
         files, self._writer, self._files = self._files, None, None
         if files is not None:
             files.close()
-
-
-def watched(writer: Writer, progress: bool) -> Watch:
-    """Counts the documents that a commit encodes on a progress bar for each arm, if there is to be one."""
-    return lambda documents: counted(
-        documents, total=writer.num_staged, doing="encoding", unit="documents", shown=progress
-    )
-
-
-def checked_threads(threads: int | None) -> int:
-    """As many as there are cores unless told."""
-    return (os.cpu_count() or 1) if threads is None else checked_count("threads", threads)
-
-
-def as_hits(snapshot: Snapshot, scores: np.ndarray, docs: np.ndarray, stored: bool) -> Iterator[Hit]:
-    """Hits in the order of `docs`, ranked from 1."""
-    numbers: list[int] = docs.tolist()
-    found = snapshot.get(numbers) if stored else map(Document, snapshot.ids(numbers))
-    for rank, (score, document) in enumerate(zip(scores.tolist(), found, strict=True), start=1):
-        yield Hit(rank, document.doc_id, score, document.title, document.text, document.fields)

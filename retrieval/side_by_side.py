@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from index.effort import is_number
 from index.errors import DeadlineError, WinnowError
+from index.vectors import checked_count
 
 Found = TypeVar("Found")
 
@@ -105,3 +106,8 @@ def checked_deadline(deadline: float | None) -> float | None:
     if deadline is None or (is_number(deadline) and 0 < deadline < math.inf):
         return deadline
     raise WinnowError(f"deadline is {deadline!r:.60}; it must be a number of seconds above 0.")
+
+
+def checked_threads(threads: int | None) -> int:
+    """As many as there are cores unless told."""
+    return (os.cpu_count() or 1) if threads is None else checked_count("threads", threads)

@@ -23,14 +23,15 @@ STORED_DTYPES = {
 }  # fmt: skip
 
 
-def read_model(files: ModelFiles, dtype: str, *, with_head: bool) -> Any:
+def read_model(files: ModelFiles, dtype: str, *, with_head: bool, classifies: bool = False) -> Any:
     """The transformers model, in evaluation mode; without a head, what is left of any architecture. Raises ModelError.
 
-    dtype  what it computes in, as PyTorch calls it
+    dtype       what it computes in, as PyTorch calls it
+    classifies  the head is one over classes, not over a vocabulary
     """
     if files.base is not None:
         return with_adapter(files, dtype, with_head=with_head)
-    wanted = model_class(files, with_head=with_head)
+    wanted = classifier_class(files) if classifies else model_class(files, with_head=with_head)
     arguments = {
         "dtype": getattr(torch, dtype),
         "trust_remote_code": files.trust_remote_code,
@@ -121,6 +122,16 @@ def model_class(files: ModelFiles, *, with_head: bool) -> Any:
     )
 
 
+def classifier_class(files: ModelFiles) -> Any:
+    """The class of transformers that reads a checkpoint with a head over classes."""
+    if files.architecture.endswith("ForSequenceClassification"):
+        return transformers.AutoModelForSequenceClassification
+    raise ModelError(
+        f"{files.name} is a {files.architecture or 'model of a class that config.json does not name'}, which does not score pairs of texts; "
+        "a cross-encoder is a ...ForSequenceClassification."
+    )
+
+
 def with_adapter(files: ModelFiles, dtype: str, *, with_head: bool) -> Any:
     """The base model with a LoRA adapter merged into it."""
     assert files.base is not None
@@ -162,6 +173,16 @@ def untie(model: Any) -> None:
     head = model.get_output_embeddings()
     if head is not None and head.weight is model.get_input_embeddings().weight:
         head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+
+
+def on_device(model: Any, name: str, device: str) -> Any:
+    """The model, which is moved. Raises ModelError for a device that is not there."""
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"{name} cannot be put on the device {device!r:.40} ({brief(error)}); give another."
+        ) from error
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from index.errors import ModelError
 from kernels.cpu.pooled_head import Head, pooled_head
 from kernels.cpu.sparse import SparseRows
 from retrieval.encoders.model_files import ModelFiles, brief
-from retrieval.encoders.model_reading import projection_of, quiet, read_model
+from retrieval.encoders.model_reading import on_device, projection_of, quiet, read_model
 from retrieval.encoders.options import NeuralOptions
 from retrieval.encoders.ragged_model import RaggedModel
 from retrieval.encoders.tokens import Tokens
@@ -59,12 +59,7 @@ class NeuralModel:
     def load(cls, files: ModelFiles, options: NeuralOptions, device: str) -> NeuralModel:
         """Raises ModelError for what cannot be a sparse encoder, and for a device that is not there."""
         model = read_model(files, options.dtype, with_head=options.projection == "own")
-        try:
-            model.to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise ModelError(
-                f"{files.name} cannot be put on the device {device!r:.40} ({brief(error)}); give another."
-            ) from error
+        on_device(model, files.name, device)
         if options.projection == "tied":
             weight, bias = model.get_input_embeddings().weight, None
         else:

@@ -186,17 +186,24 @@ class RaggedModel:
         return ragged
 
     @torch.inference_mode()
-    def hidden(self, ids: torch.Tensor, starts: Sequence[int], most_padding: float = MOST_PADDING) -> torch.Tensor:
+    def hidden(
+        self,
+        ids: torch.Tensor,
+        starts: Sequence[int],
+        most_padding: float = MOST_PADDING,
+        types: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """[tokens, width] of texts end to end; text t is ids[starts[t] : starts[t + 1]].
 
         most_padding  of texts that are padded: how many times as long as the first the others may be
+        types         int64 [tokens]: which text of a pair a token is of, for models that are told
         """
         device = self.model.device
         if self.layout == "alone":
-            texts = [ids[None, a:b].to(device) for a, b in pairwise(starts)]
-            return torch.cat([self.model(input_ids=text, **self.extra)[0][0] for text in texts])
+            spans = list(pairwise(starts))
+            return torch.cat([self.model(**self.inputs(ids[None, a:b], cut(types, a, b)))[0][0] for a, b in spans])
         if self.layout == "padded":
-            return torch.cat([self.padded(ids, texts) for texts in of_like_length(starts, most_padding)])
+            return torch.cat([self.padded(ids, texts, types) for texts in of_like_length(starts, most_padding)])
         filling = -len(ids) % STEP if len(ids) >= STEPS_FROM else 0
         packed.starts = [*starts, len(ids) + filling] if filling else starts
         packed.bidirectional = self.bidirectional
@@ -204,22 +211,38 @@ class RaggedModel:
             [*(torch.arange(b - a) for a, b in pairwise(starts)), torch.zeros(filling, dtype=torch.int64)]
         )
         positions, num_tokens = positions + self.first_position, len(ids)
-        ids = torch.nn.functional.pad(ids, (0, filling))
-        found: torch.Tensor = self.model(
-            input_ids=ids.to(device)[None], position_ids=positions.to(device)[None], **self.extra
-        )[0]
+        ids = torch.nn.functional.pad(ids, (0, filling))[None]
+        types = None if types is None else torch.nn.functional.pad(types, (0, filling))[None]
+        found: torch.Tensor = self.model(position_ids=positions.to(device)[None], **self.inputs(ids, types))[0]
         return found[0, :num_tokens]
 
-    def padded(self, ids: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
+    def padded(self, ids: torch.Tensor, starts: Sequence[int], types: torch.Tensor | None) -> torch.Tensor:
         """[tokens, width] of these texts alone, in one padded batch: the library's own way."""
         lengths = torch.diff(torch.tensor(starts))
         is_read = torch.arange(int(lengths.max())) < lengths[:, None]
-        table = torch.full(is_read.shape, self.padding)
-        table[is_read] = ids[starts[0] : starts[-1]]
+
+        def table(side: torch.Tensor | None, padding: int) -> torch.Tensor | None:
+            if side is None:
+                return None
+            filled = torch.full(is_read.shape, padding)
+            filled[is_read] = side[starts[0] : starts[-1]]
+            return filled
+
         device = self.model.device
-        found = self.model(input_ids=table.to(device), attention_mask=is_read.long().to(device), **self.extra)[0]
+        inputs = self.inputs(table(ids, self.padding), table(types, 0))
+        found = self.model(attention_mask=is_read.long().to(device), **inputs)[0]
         hidden: torch.Tensor = found[is_read.to(device)]
         return hidden
+
+    def inputs(self, ids: torch.Tensor | None, types: torch.Tensor | None) -> dict[str, Any]:
+        """What the model is called with beside positions and masks; both [texts, tokens]."""
+        given = {"input_ids": ids, "token_type_ids": types}
+        return {name: side.to(self.model.device) for name, side in given.items() if side is not None} | self.extra
+
+
+def cut(side: torch.Tensor | None, start: int, stop: int) -> torch.Tensor | None:
+    """[1, tokens] of one text."""
+    return None if side is None else side[None, start:stop]
 
 
 def of_like_length(starts: Sequence[int], most: float) -> Iterator[Sequence[int]]:

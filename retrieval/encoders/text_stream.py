@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,16 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primi
 
 Seen = Callable[[list[np.ndarray]], None]
 Found = TypeVar("Found")
+
+
+class Read(Protocol):
+    """What goes into a batch."""
+
+    @property
+    def ids(self) -> np.ndarray: ...
+
+
+OneRead = TypeVar("OneRead", bound=Read)
 
 
 class TruncationWarning(WinnowWarning):
@@ -65,7 +75,7 @@ class TextStream:
             warnings.warn(TruncationWarning(num_cut, num_texts, self.max_length), stacklevel=2)
 
     def in_batches(
-        self, tokens: Sequence[Tokens], work: Callable[[list[Tokens]], Sequence[Found]], empty: Found
+        self, tokens: Sequence[OneRead], work: Callable[[list[OneRead]], Sequence[Found]], empty: Found
     ) -> list[Found]:
         """What `work` finds in each text, in order, and `empty` for one without tokens. Where memory runs out, batches are halved, from
         then on."""

@@ -18,20 +18,25 @@ TEXTS = (
 )  # whose value is a text even where it looks like a number
 
 
-def add_option_argument(parser: argparse.ArgumentParser) -> None:
+OF_A_MODEL = (
+    "of the model, such as activation=log1p or query_max_length=64 (docs/models.md), of one of several as in "
+    "minilm.factory=HNSW32; may be repeated"
+)
+
+
+def add_option_argument(parser: argparse.ArgumentParser, what: str = OF_A_MODEL) -> None:
     parser.add_argument(
         "--option",
         "-o",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the model, such as activation=log1p or query_max_length=64 (docs/models.md), of one of several as in "
-        "minilm.factory=HNSW32; may be repeated",
+        help=what,
     )
 
 
 def parse_options(written: Iterable[str]) -> dict[str, Any]:
-    """The options by name, those of one of several models under its own; true, false, null and numbers as JSON writes them, anything
+    """The options by name, those of one of several models under its own; true, false, null, numbers and lists as JSON writes them, anything
     else is a text.
 
     >>> parse_options(["max_length=128", "echo=true", "query_prefix=query: ", "minilm.factory=HNSW32"])
@@ -53,4 +58,4 @@ def as_value(written: str) -> Any:
         found = json.loads(written)
     except (ValueError, RecursionError):
         return written
-    return found if isinstance(found, bool | int | float | None) else written
+    return found if isinstance(found, bool | int | float | list | None) else written

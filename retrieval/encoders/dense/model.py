@@ -15,7 +15,7 @@ from index.errors import ModelError
 from retrieval.encoders.dense.layers import Layer, activation_of
 from retrieval.encoders.dense.options import DenseOptions
 from retrieval.encoders.model_files import ModelFiles, brief
-from retrieval.encoders.model_reading import quiet, read_model, read_tensors
+from retrieval.encoders.model_reading import on_device, quiet, read_model, read_tensors
 from retrieval.encoders.neural_model import ON_GPU, ON_PROCESSOR
 from retrieval.encoders.ragged_model import RaggedModel
 from retrieval.encoders.tokens import Tokens
@@ -134,18 +134,9 @@ def weighted_mean(hidden: torch.Tensor, before: int) -> torch.Tensor:
 def transformer(files: ModelFiles, options: DenseOptions, device: str) -> RaggedModel:
     """Raises ModelError for a device that is not there, and for what is no transformer over texts."""
     model = read_model(files, options.dtype, with_head=False)
-    on_device(model, files, device)
+    on_device(model, files.name, device)
     with quiet():
         return RaggedModel.checked(model, None, files.name, bidirectional=options.bidirectional)
-
-
-def on_device(model: Any, files: ModelFiles, device: str) -> Any:
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"{files.name} cannot be put on the device {device!r:.40} ({brief(error)}); give another."
-        ) from error
 
 
 def token_table(files: ModelFiles, device: str) -> TokenTable:
@@ -159,7 +150,7 @@ def token_table(files: ModelFiles, device: str) -> TokenTable:
             rows = rows[tensors["mapping"].long()]
         if "weights" in tensors:
             rows = rows * tensors["weights"].float()[:, None]
-    return TokenTable(on_device(rows, files, device))
+    return TokenTable(on_device(rows, files.name, device))
 
 
 def step(layer: Layer, device: str) -> Step:
@@ -175,7 +166,7 @@ def step(layer: Layer, device: str) -> Step:
         fill(made, files, tensors, "norm.")
     else:
         made = Projection(files, tensors)
-    ready: Step = on_device(made.eval().requires_grad_(False), files, device)
+    ready: Step = on_device(made.eval().requires_grad_(False), files.name, device)
     return ready
 
 

@@ -1,0 +1,1 @@
+"""Candidates of a search put into a better order, one method a file."""
