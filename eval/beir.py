@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from eval.reranking import WrittenSystem
     from index.options import WeightImpacts
     from retrieval.encoders.protocol import Encoder
     from retrieval.fusion import Fusion
 
 CROSS_VALIDATED = "cv"  # instead of a split to tune on
+LONGEST_NAME = 150  # of a run, which is also a file: a reranker may be called by a whole path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--system", action="append", required=True, dest="systems", metavar="NAME",
-        help="bm25, mini, minilm, a name of docs/models.md, or several with + between them, which are fused; may be repeated",
+        help="bm25, mini, minilm, a name of docs/models.md, or several with + between them, which are fused; any of these reranked, as in "
+        "bm25,rerank=blockrank:MODEL,depth=100 (also cross-encoder: and icr:; further NAME=VALUE are options of the reranker); may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--fusion", action="append", dest="fusions", metavar="HOW",
@@ -63,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.datasets import download_dataset, load_dataset
     from eval.experiment import Experiment
     from eval.measures import DEFAULT_MEASURES, parse_measures
+    from eval.reranking import WrittenSystem, load_rerankings
     from eval.runs import write_run
     from eval.systems import Built, arms_of, options_of
     from index.vectors import checked_count
@@ -71,12 +75,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     options = parse_options(arguments.option)
     # everything that can be wrong in the request is found before the long work
-    models = {model: load_encoder(model, options=options_of(model, options)) for model in arms_of(arguments.systems)}
+    written = [WrittenSystem.of(system) for system in dict.fromkeys(arguments.systems)]
+    check_tuning(arguments.tune, written)
+    systems = tuple(dict.fromkeys(system.first for system in written))  # first stages of rerankers are measured too
+    models = {model: load_encoder(model, options=options_of(model, options)) for model in arms_of(systems)}
     impacts = impacts_of(models, arguments.impacts)
     measures = tuple(arguments.measures or DEFAULT_MEASURES)
     parse_measures(measures)
     depth = checked_count("depth", arguments.depth)
-    fusions = {written: fusion_of(written, depth) for written in arguments.fusions or ("min-max",)}
+    fusions = {name: fusion_of(name, depth) for name in arguments.fusions or ("min-max",)}
     for path in (arguments.json and Path(arguments.json).parent, arguments.runs):
         if path:
             Path(path).mkdir(parents=True, exist_ok=True)
@@ -84,25 +91,35 @@ def run(arguments: argparse.Namespace) -> int:
     datasets = [load_dataset(folder, split) for split in dict.fromkeys(arguments.splits or ("test",))]
     tunes_on_another = arguments.tune not in (None, CROSS_VALIDATED)
     judged = load_dataset(folder, arguments.tune) if tunes_on_another else None
-    progress = not arguments.no_progress
+    progress, rerankings = not arguments.no_progress, load_rerankings(written)
     built = {
         model: Built.of(model, datasets[0], impacts.get(model), options_of(model, options), progress)
         for model in models
     }
-    systems = tuple(dict.fromkeys(arguments.systems))
-    experiment = Experiment(systems, built, depth, fusions, arguments.tune, judged, measures, progress)
+    experiment = Experiment(systems, built, depth, fusions, arguments.tune, judged, measures, progress, rerankings)
     reports = []
     for dataset in datasets:
         report = experiment.on(dataset)
         print(report.as_text(), end="\n" if dataset is datasets[-1] else "\n\n\n")
         for outcome in report.outcomes if arguments.runs else ():
-            name = re.sub(r"[/, ]+", "-", outcome.system)
+            name = re.sub(r"[/, :=]+", "-", outcome.system)[-LONGEST_NAME:]
             write_run(Path(arguments.runs) / f"{dataset.name}.{dataset.split}.{name}.run", outcome.run, name)
         reports.append(report.as_json())
     if arguments.json:
-        written = reports[0] if len(reports) == 1 else {"reports": reports}
-        Path(arguments.json).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        whole = reports[0] if len(reports) == 1 else {"reports": reports}
+        Path(arguments.json).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def check_tuning(tune: str | None, systems: Sequence[WrittenSystem]) -> None:
+    """Raise WinnowError where each fold would have a first stage of its own to rerank."""
+    from index.errors import WinnowError
+
+    reranked = next((system.written for system in systems if system.reranker is not None), None)
+    if tune == CROSS_VALIDATED and reranked is not None:
+        raise WinnowError(
+            f"--tune {CROSS_VALIDATED} cannot be had with {reranked}; tune on another split, or leave one of them out."
+        )
 
 
 def impacts_of(models: Mapping[str, Encoder], impacts: WeightImpacts | None) -> dict[str, WeightImpacts | None]:

@@ -24,17 +24,17 @@ class Comparison(NamedTuple):
     queries: tuple[int, int, int]  # on which it is better, equal, worse
 
 
-def compare_with_arms(
+def compare_with_parts(
     qrels: Mapping[str, Mapping[str, int]], outcomes: Sequence[Outcome], measure: str
 ) -> list[Comparison]:
-    """Every system of several arms beside each of them that is among the outcomes, by the paired t-test."""
+    """Every system beside each of its parts that is among the outcomes, arms or a first stage, by the paired t-test."""
     by_query = {outcome.system: np.array(list(in_order(qrels, outcome.run, measure))) for outcome in outcomes}
-    pairs = [(one.system, arm) for one in outcomes for arm in one.arms if arm in by_query]
-    gains = [paired_gain(by_query[system] - by_query[arm], CONFIDENCE) for system, arm in pairs]
+    pairs = [(one.system, part) for one in outcomes for part in one.parts if part in by_query]
+    gains = [paired_gain(by_query[system] - by_query[part], CONFIDENCE) for system, part in pairs]
     adjusted = holm([gain.p_value for gain in gains])
     return [
-        Comparison(system, arm, gain, p, better_equal_worse(by_query[system] - by_query[arm]))
-        for (system, arm), gain, p in zip(pairs, gains, adjusted, strict=True)
+        Comparison(system, part, gain, p, better_equal_worse(by_query[system] - by_query[part]))
+        for (system, part), gain, p in zip(pairs, gains, adjusted, strict=True)
     ]
 
 

@@ -85,7 +85,7 @@ def as_table(dataset: Dataset, measured: Sequence[tuple[Outcome, Mapping[str, fl
 
 
 def comparison_table(comparisons: Sequence[Comparison], measure: str) -> str:
-    """One row a comparison of a fusion with one of its arms."""
+    """One row a comparison of a system with one of its parts."""
     header = ["system", "beside", "gain", "95 % interval", "p", "p (Holm)", "better", "equal", "worse"]
     rows = [
         [
@@ -99,7 +99,9 @@ def comparison_table(comparisons: Sequence[Comparison], measure: str) -> str:
         ]
         for one in comparisons
     ]
-    return "\n".join([f"{measure} beside the arms, paired t-test over queries", "", *aligned([header, *rows], 2)])
+    return "\n".join(
+        [f"{measure} beside arms and first stages, paired t-test over queries", "", *aligned([header, *rows], 2)]
+    )
 
 
 def aligned(rows: Sequence[Sequence[str]], num_left: int) -> list[str]:

@@ -7,17 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from eval.datasets import Dataset
-from eval.latency import Latency, measure_latency
+from eval.latency import Latency, measure_latency, timed
 from eval.measures import Run
+from eval.reranking import Reranking
 from index.errors import WinnowError
 from index.options import WeightImpacts
 from retrieval import Retriever
 from retrieval.encoders.loading import WITHOUT_OPTIONS, split_names
 from retrieval.fusion import Fusion
+from retrieval.hits import Hits
 from retrieval.opened import IndexStatistics
+from retrieval.progress import progress as counted
 from retrieval.tuning import Tuning
 
 LATENCY_K = 10
+RERANKED_WARM_UP = 2  # queries: a large model takes seconds for one
 FOLDS = 5  # of judged queries, where the same queries tune and test
 
 
@@ -42,10 +46,12 @@ class Outcome(NamedTuple):
 
     system: str
     run: Run
-    latency: Latency  # of `Retriever.search(query, k=10)`: encoding, search, fusion and stored fields
+    latency: (
+        Latency  # of `Retriever.search(query, k=10)`: encoding, search, fusion, stored fields, and all of the reranking
+    )
     indexed: IndexStatistics
     build_seconds: float
-    arms: tuple[str, ...] = ()  # the systems of its arms, where there are several
+    parts: tuple[str, ...] = ()  # the systems that it is made of: its arms, where there are several, or its first stage
     tuning: Tuning | None = None
 
 
@@ -80,14 +86,47 @@ def measured(
     depth: int,
     *,
     fusion: Fusion | None = None,
-    arms: Sequence[str] = (),
+    parts: Sequence[str] = (),
     tuning: Tuning | None = None,
 ) -> Outcome:
     """The ranking of `depth` documents for each query, and how long a search takes."""
     retriever, seconds = built
     run, texts = ranked(retriever, dataset, depth, fusion), list(dataset.queries.values())
     latency = measure_latency(lambda text: retriever.search(text, k=LATENCY_K, fusion=fusion), texts)
-    return Outcome(name, run, latency, retriever.statistics(), seconds, tuple(arms), tuning)
+    return Outcome(name, run, latency, retriever.statistics(), seconds, tuple(parts), tuning)
+
+
+def reranked(
+    reranking: Reranking,
+    first: Outcome,
+    built: Built,
+    dataset: Dataset,
+    depth: int,
+    fusion: Fusion | None,
+    progress: bool,
+) -> Outcome:
+    """The documents of a first stage in the order of a reranker. Each query is reranked once, so that the run and the latency are of the
+    same searches.
+
+    depth  documents in the run, at most those that are reranked
+    """
+    name = f"{reranking.written}{first.system.removeprefix(reranking.first)}"  # how arms are fused follows both alike
+    k = min(depth, reranking.depth)
+
+    def search(text: str) -> Hits:
+        return built.retriever.search(
+            text, k=k, fusion=fusion, rerank=reranking.reranker, depth=reranking.depth, stored=False
+        )
+
+    texts = list(dataset.queries.values())
+    latency, found = timed(
+        search,
+        texts,
+        RERANKED_WARM_UP,
+        lambda given: counted(given, total=len(given), doing="reranking", unit="queries", shown=progress),
+    )
+    run = {query: {hit.doc_id: hit.score for hit in hits} for query, hits in zip(dataset.queries, found, strict=True)}
+    return Outcome(name, run, latency, built.retriever.statistics(), built.seconds, (first.system,))
 
 
 def ranked(retriever: Retriever, dataset: Dataset, depth: int, fusion: Fusion | None) -> dict[str, dict[str, float]]:

@@ -13,13 +13,15 @@ LINES_OF_TEXT = 2
 
 
 def hit_lines(hit: Hit) -> list[str]:
-    """Rank, score, id and title on one line, the start of the text below."""
+    """Rank, score, id and title on one line, the start of the text below; of a reranked hit also where it was before."""
     width = max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
     title_repeats_id = re.match(re.escape(hit.doc_id) + r"\b(?!\w)", hit.title)  # as csv.reader(...) does
     name = printable(hit.title if title_repeats_id else f"{hit.doc_id}  {hit.title}".rstrip())
     if len(name) > width - 15:
         name = name[: width - 19] + " ..."
     body = textwrap.wrap(printable(hit.text), width - 5, max_lines=LINES_OF_TEXT, placeholder=" ...") or ["(no text)"]
+    if hit.first_rank is not None:
+        body.append(f"before reranking: {hit.first_rank}. with {hit.first_score:.3f}")
     return [f"{hit.rank:>3}  {hit.score:8.3f}  {name}", *(f"     {line}" for line in body)]
 
 

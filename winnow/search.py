@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retrieval import Explanation, Hit
+    from retrieval.rerankers.protocol import Reranker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from retrieval.encoders.written_options import add_option_argument
+
     parser.add_argument("folder", help="an index that `winnow index` wrote")
     parser.add_argument("query", nargs="?", help="a question in words")
     parser.add_argument(
@@ -23,7 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--filter", metavar="JSON", help='only documents whose stored fields are so, as in \'{"year": {"$gte": 2000}}\''
     )
-    parser.add_argument("--explain", action="store_true", help="show what each arm and each term adds to the score")
+    parser.add_argument(
+        "--rerank", metavar="KIND:MODEL",
+        help="order the best documents anew, as in cross-encoder:MODEL, blockrank:MODEL or icr:MODEL",
+    )  # fmt: skip
+    parser.add_argument("--depth", type=int, help="how many documents are reranked (default: 100)")
+    add_option_argument(parser, "of the reranker, such as dtype=bfloat16; may be repeated")
+    parser.add_argument(
+        "--explain", action="store_true",
+        help="show what each arm and each term adds to the score, before any reranking",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
 
@@ -32,14 +44,17 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from retrieval import Retriever
+    from retrieval.rerankers.stage import DEFAULT_DEPTH
     from winnow.display import explanation_lines, hit_lines
 
     query = query_of(arguments)
     wanted = None if arguments.filter is None else read_json("--filter", arguments.filter, dict, '{"year": 1999}')
     retriever = Retriever.from_folder(arguments.folder)
-    hits = retriever.search(query, k=arguments.k, filter=wanted)
+    stage: dict[str, Any] = {"rerank": reranker_of(arguments), "depth": arguments.depth}
+    hits = retriever.search(query, k=arguments.k, filter=wanted, **stage)
+    first_k = arguments.k if stage["rerank"] is None else arguments.depth or DEFAULT_DEPTH
     explanations = [
-        retriever.explain(query, hit.doc_id, arguments.k, filter=wanted) if arguments.explain else None for hit in hits
+        retriever.explain(query, hit.doc_id, first_k, filter=wanted) if arguments.explain else None for hit in hits
     ]
     if arguments.json:
         answer = {"query": query, "hits": list(map(as_json, hits, explanations))}
@@ -50,6 +65,22 @@ def run(arguments: argparse.Namespace) -> int:
     if not hits:
         print("no document matches the query")
     return 0
+
+
+def reranker_of(arguments: argparse.Namespace) -> Reranker | None:
+    """What --rerank names. Raises WinnowError for it and for options without it."""
+    from index.errors import WinnowError
+    from retrieval.encoders.written_options import parse_options
+    from retrieval.rerankers.loading import load_reranker
+
+    options = parse_options(arguments.option)
+    if arguments.rerank is None:
+        if options:
+            raise WinnowError(
+                f"{arguments.option[0]!r:.60} is an option of a reranker; give --rerank too, or leave it out."
+            )
+        return None
+    return load_reranker(arguments.rerank, **options)
 
 
 def query_of(arguments: argparse.Namespace) -> str | dict[str, float] | list[float]:
@@ -82,7 +113,9 @@ def read_json(name: str, written: str, kind: type | UnionType, example: str) -> 
 
 
 def as_json(hit: Hit, explanation: Explanation | None) -> dict[str, Any]:
+    """Without what only reranked hits have, where they have it not."""
+    shown = {name: value for name, value in asdict(hit).items() if value is not None}
     if explanation is None:
-        return asdict(hit)
+        return shown
     arms = [{**arm._asdict(), "terms": [match._asdict() for match in arm.terms]} for arm in explanation.arms]
-    return {**asdict(hit), "terms": [match._asdict() for match in explanation.terms], "arms": arms}
+    return {**shown, "terms": [match._asdict() for match in explanation.terms], "arms": arms}

@@ -7,7 +7,7 @@ import pytest
 
 from eval.beir import fusion_of
 from eval.beir import main as eval_main
-from eval.comparison import compare_with_arms
+from eval.comparison import compare_with_parts
 from eval.datasets import load_dataset
 from eval.latency import Latency
 from eval.measures import measure_queries, measure_run
@@ -100,7 +100,7 @@ def test_comparisons_are_of_the_same_queries_missing_ones_counting_0():
     qrels = {"1": {"a": 1}, "2": {"a": 1}, "3": {"a": 1}}
     arm = outcome("arm", {"1": {"a": 1.0}})
     fused = outcome("arm+other", {"1": {"b": 2.0, "a": 1.0}, "2": {"a": 1.0}}, ("arm", "other"))
-    (comparison,) = compare_with_arms(qrels, [arm, fused], "RR@10")
+    (comparison,) = compare_with_parts(qrels, [arm, fused], "RR@10")
     assert comparison.gain.mean == pytest.approx((-0.5 + 1 + 0) / 3)
     assert comparison.queries == (1, 1, 1)
     assert measure_queries(qrels, arm.run, "RR@10") == {"1": 1.0, "2": 0.0, "3": 0.0}
