@@ -1,0 +1,212 @@
+"""The folder of a training run, which an interrupted run goes on from.
+
+    run/run.json          what the run is: options, data, model; one that resumes it must be the same
+    run/log.jsonl         a line for each step and each evaluation
+    run/checkpoint-N/     all that step N + 1 depends on: trained weights, optimiser, random state (safetensors), state.json
+    model/                the best model so far, or without evaluation the last, as its own loader opens it
+
+A checkpoint and a model are whole or not there: a folder beside is filled, flushed, then renamed. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from index.errors import WinnowError
+from index.files import (
+    close,
+    flush_file,
+    flush_folder,
+    make_folder,
+    open_file,
+    remove_tree,
+    rename,
+    told,
+    write_all,
+    write_file,
+)
+from index.locks import WriterLock
+from index.manifest import as_json, sha256_of_file
+from retrieval.encoders.sentence_transformers_writer import put_in_place
+
+FORMAT_VERSION = 1
+LOG = "log.jsonl"
+PREFIX = "checkpoint-"
+TENSORS = ("weights", "optimiser", "random")
+
+
+class TrainingError(WinnowError):
+    """A training run cannot start, go on or be resumed."""
+
+
+class Checkpoint(NamedTuple):
+    """After `step` updates."""
+
+    step: int
+    best_step: int | None
+    best: float | None  # the measure of the best evaluation
+    weights: dict[str, torch.Tensor]
+    optimiser: dict[str, torch.Tensor]
+    random: dict[str, torch.Tensor]
+
+
+class RunFolder:
+    """See the module."""
+
+    def __init__(self, folder: str | Path, description: Mapping[str, Any], *, resume: bool):
+        """Opens or makes it. Raises TrainingError for a folder that is not empty, unless it holds this run and is to be resumed, and
+        LockedError while another process trains there."""
+        self.folder = Path(os.path.realpath(folder))
+        self.run = self.folder / "run"
+        described = {"format_version": FORMAT_VERSION, **description}
+        there = self.run / "run.json"
+        if not there.is_file():
+            # a run that was killed at once has left an empty folder `run`
+            if self.folder.exists() and (not self.folder.is_dir() or set(os.listdir(self.folder)) - {"run"}):
+                raise TrainingError(f"{folder} is not empty and holds no training run; give a new or empty folder.")
+        elif not resume:
+            raise TrainingError(f"{folder} holds a training run; resume it, or give a new or empty folder.")
+        else:
+            check_same(there, json.loads(as_json(described)))
+        self.lock = WriterLock(self.run)
+        if not there.is_file():
+            replace_file(there, as_json(described))
+        for old in self.folder.glob(".model.*.old"):  # a process was killed while one model took the place of another
+            if not self.model.exists():
+                rename(old, self.model)
+        for left in (*self.run.glob(".*.partial"), *self.folder.glob(".model.*")):  # of a process that was killed
+            remove_tree(left)
+
+    def release(self) -> None:
+        """Let others train in it."""
+        self.lock.release()
+
+    @property
+    def model(self) -> Path:
+        """Where the best model is."""
+        return self.folder / "model"
+
+    def write_model(self, save: Callable[[Path], None]) -> None:
+        """`save` fills an empty folder, which takes the place of the model before."""
+        whole(self.model, save)
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """The new one is there before the old ones go."""
+        target = self.run / f"{PREFIX}{checkpoint.step:08d}"
+
+        def fill(partial: Path) -> None:
+            digests = {}
+            for name in TENSORS:
+                path = partial / f"{name}.safetensors"
+                with told(path):
+                    save_file(
+                        {key: value.detach().contiguous() for key, value in getattr(checkpoint, name).items()}, path
+                    )
+                digests[name] = sha256_of_file(path)
+            state = {"step": checkpoint.step, "best_step": checkpoint.best_step, "best": checkpoint.best}
+            write_file(partial / "state.json", as_json({**state, "sha256": digests}))
+
+        whole(target, fill)
+        for path in self.checkpoints():
+            if path != target:
+                remove_tree(path)
+
+    def checkpoints(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(path for path in self.run.glob(f"{PREFIX}*") if path.name[len(PREFIX) :].isdecimal())
+
+    def read_checkpoint(self) -> Checkpoint | None:
+        """The newest one, None before the first. Raises TrainingError for one that is damaged."""
+        found = self.checkpoints()
+        if not found:
+            return None
+        path = found[-1]
+        try:
+            state = json.loads((path / "state.json").read_bytes())
+            for name in TENSORS:
+                if sha256_of_file(path / f"{name}.safetensors") != state["sha256"][name]:
+                    raise ValueError(f"{name}.safetensors is not what was written")
+            tensors = {name: load_file(path / f"{name}.safetensors") for name in TENSORS}
+            return Checkpoint(state["step"], state["best_step"], state["best"], **tensors)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise TrainingError(
+                f"{path} is damaged ({type(error).__name__}: {error!s:.120}); bring it back, or train anew in another folder."
+            ) from error
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Adds a line."""
+        append(self.run / LOG, json.dumps(record).encode() + b"\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """All whole lines; an interruption may have cut the last."""
+        path = self.run / LOG
+        records = []
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def cut_log(self, step: int) -> None:
+        """Leaves out what was logged after a step that the run goes on from."""
+        kept = [line for line in self.read_log() if line["step"] <= step]
+        replace_file(self.run / LOG, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
+
+
+def check_same(path: Path, described: Mapping[str, Any]) -> None:
+    """Raises TrainingError unless the run in a folder is the one that is asked for."""
+    try:
+        found = json.loads(path.read_bytes())
+        different = sorted(key for key in {*found, *described} if found.get(key) != described.get(key))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(f"{path} cannot be read ({error!s:.100}); train anew in another folder.") from error
+    if different:
+        key = different[0]
+        raise TrainingError(
+            f"{path.parent.parent} holds a run with {key} {found.get(key)!r:.80}, this one has {described.get(key)!r:.80}; resume it with "
+            "the same settings and data, or train in another folder."
+        )
+
+
+def whole(target: Path, fill: Callable[[Path], None]) -> None:
+    """A folder that `fill` has filled, in the place of an old one."""
+    partial = target.with_name(f".{target.name}.{uuid4().hex[:8]}.partial")
+    try:
+        make_folder(partial)
+        fill(partial)
+        for path in sorted(partial.rglob("*"), reverse=True):
+            (flush_folder if path.is_dir() else flush_file)(path)
+        flush_folder(partial)
+        put_in_place(partial, target)
+    except BaseException:
+        if partial.exists():
+            remove_tree(partial)
+        raise
+
+
+def append(path: Path, data: bytes) -> None:
+    """At the end of a file, which may be new."""
+    descriptor = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        write_all(descriptor, data, path)
+    finally:
+        close(descriptor, path)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """The whole file in one step."""
+    partial = path.with_name(f".{path.name}.partial")
+    write_file(partial, data)
+    flush_file(partial)
+    rename(partial, path)
+    flush_folder(path.parent)
