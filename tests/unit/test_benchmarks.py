@@ -7,6 +7,7 @@ import compare_sparse
 import make_collection
 import numpy as np
 import plot_sparse
+import plot_training
 import protocol
 import pytest
 import quantised_quality
@@ -351,3 +352,17 @@ def test_real_vectors_are_the_encoders_whatever_the_parts_and_keep_their_rank(
     lines = lines_of(quality)
     assert [(r["impacts"], r["split"], r["queries"]) for r in lines] == [(i, "test", 1) for i in ("f32", "u16", "u8")]
     assert all(r["nDCG@10"] == 1.0 for r in lines)  # the only document about green tea
+
+
+def test_a_learning_curve_is_drawn_of_what_a_run_logged(tmp_path, monkeypatch):
+    log = [{"step": 0, "evaluation": {"nDCG@10": 0.5, "P@1": 0.25}}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+    log.append({"step": 2, "evaluation": {"nDCG@10": 0.75, "P@1": 0.5}})
+    (tmp_path / "a" / "run").mkdir(parents=True)
+    write_records(tmp_path / "a" / "run" / "log.jsonl", log)
+    assert plot_training.losses(log) == ([1, 2], [2.0, 1.0])
+    assert plot_training.evaluations(log) == {"nDCG@10": ([0, 2], [0.5, 0.75]), "P@1": ([0, 2], [0.25, 0.5])}
+    assert plot_training.smoothed([2.0, 1.0]) == pytest.approx([2.0, (0.9 * 0.1 * 2 + 0.1) / 0.19])
+    run_script(monkeypatch, plot_training, tmp_path / "curve.svg", tmp_path / "a")
+    assert (tmp_path / "curve.svg").stat().st_size > 10_000
+    with pytest.raises(SystemExit, match="holds no training run"):
+        plot_training.plot([tmp_path / "b"], tmp_path / "x.svg")
