@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+from index.writer import Watch, Writer
+
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LOG_LINES = 10.0
 SECONDS_UNTIL_SHOWN = 1.0  # work that ends sooner needs no bar
@@ -25,4 +27,11 @@ def progress(items: Iterable[Item], *, total: int | None, doing: str, unit: str,
             options["bar_format"] = "{desc}: {percentage:3.0f}% ({n_fmt}/{total_fmt}{unit}, {elapsed}<{remaining})\n"
     yield from tqdm(
         items, total=total, desc=doing, unit=f" {unit}", delay=SECONDS_UNTIL_SHOWN, file=sys.stderr, **options
+    )
+
+
+def watched(writer: Writer, shown: bool) -> Watch:
+    """Counts the documents that a commit encodes on a progress bar for each arm, if there is to be one."""
+    return lambda documents: progress(
+        documents, total=writer.num_staged, doing="encoding", unit="documents", shown=shown
     )

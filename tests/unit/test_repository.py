@@ -88,6 +88,7 @@ def test_the_direction_test_sees_a_wrong_import():
         ["-m", "winnow", "index", "--help"],
         ["-m", "winnow", "search", "--help"],
         ["-m", "winnow", "eval", "--help"],
+        ["-m", "winnow", "train", "blockrank", "--help"],
         ["-m", "winnow", "demo", "--help"],
         ["-m", "eval.beir", "--help"],
     ],
