@@ -40,7 +40,8 @@ def plot(records: list[dict[str, Any]], file: Path) -> None:
     axes.legend(frameon=False)
     some = records[0]
     axes.set_title(
-        f"{some['model']}, about {some['document_tokens']} tokens a document, {some['dtype']}, {some['device']}"
+        f"{some['model']}\nabout {some['document_tokens']} tokens a document, {some['dtype']}, {some['device']}",
+        fontsize="medium",
     )
     figure.savefig(file)
 

@@ -239,7 +239,7 @@ KNOWN = {PUBLISHED: BlockRankSettings(score_layer=20, last_position=16384)}
 
 def default_settings(num_layers: int) -> BlockRankSettings:
     """For a decoder that nothing is known of: documents are read before the query, whose own tokens look for them at a layer about two
-    thirds up, as published (20 of 32). What an untrained model attends to from the end of a prompt says nothing of relevance."""
+    thirds up, as published (20 of 32). What an untrained model attends to from the end of a prompt says less of relevance."""
     check_whole("num_layers", num_layers, 10_000)
     layer = min(round(0.64 * num_layers), num_layers - 1)
     return BlockRankSettings(layer, signal_tokens="query").query_free()
