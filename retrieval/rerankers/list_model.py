@@ -8,14 +8,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 
-from index.errors import ModelError
+from index.errors import ModelError, WinnowError
 from retrieval.encoders.model_files import ModelFiles, brief
 from retrieval.encoders.model_reading import quiet
+from retrieval.encoders.options import Dtype, check_choice
 from retrieval.rerankers.block_model import BlockModel
 from retrieval.rerankers.block_pass import Prompt, batches, num_tokens
 from retrieval.rerankers.document_cache import DocumentCache
@@ -92,6 +93,10 @@ class ListModel:
 
         Raises ModelError for what is no decoder, and what `BlockModel.checked` refuses.
         """
+        for name, value in (("query_free", query_free), ("trust_remote_code", trust_remote_code)):
+            if not isinstance(value, bool):
+                raise WinnowError(f"{name} is {value!r:.40}; it must be True or False.")
+        check_choice("dtype", dtype, get_args(Dtype))
         files = ModelFiles(str(name_or_folder), revision, trust_remote_code)
         total = num_layers_of(files)
         settings = load_settings(files.name, files.folder, total, options, query_free=query_free)

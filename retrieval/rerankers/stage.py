@@ -35,7 +35,8 @@ class Stage(NamedTuple):
             if depth is not None:
                 raise WinnowError(f"depth is {depth!r}, but nothing is reranked; give rerank= too, or leave it out.")
             return cls(k, stored)
-        if not callable(getattr(reranker, "rank", None)) or not callable(getattr(reranker, "rank_batch", None)):
+        has_both = all(callable(getattr(reranker, name, None)) for name in ("rank", "rank_batch"))
+        if not has_both or isinstance(reranker, type):
             raise WinnowError(
                 f"rerank is {reranker!r:.60}; give a reranker, as load_reranker('blockrank:FOLDER') makes one."
             )

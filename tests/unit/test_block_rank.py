@@ -198,6 +198,10 @@ def test_what_is_no_decoder_or_has_no_such_layer_or_chat_is_refused(folder, tmp_
         BlockRankReranker.from_pretrained(bert(tmp_path / "encoder"), chat="none")
     with pytest.raises(ModelError, match=r"neither a folder|the hub did not give it"):
         BlockRankReranker.from_pretrained("nobody/nothing")
+    with pytest.raises(WinnowError, match="query_free is 'no'; it must be True or False"):
+        BlockRankReranker.from_pretrained(folder, query_free="no", **OPTIONS)
+    with pytest.raises(WinnowError, match="dtype is 'int8'"):
+        BlockRankReranker.from_pretrained(folder, dtype="int8", **OPTIONS)
     with pytest.raises(WinnowError, match="'layer' is no setting"):
         BlockRankReranker.from_pretrained(folder, layer=3)
 
