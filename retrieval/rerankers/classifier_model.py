@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from itertools import accumulate, groupby
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,21 +109,21 @@ class ClassifierModel:
 
     @torch.inference_mode()
     def logits(self, pairs: Sequence[PairTokens]) -> np.ndarray:
-        """float32 [pairs]. Of a packed model on a processor a pair's logit is the same, bit for bit, whatever the pairs beside it."""
+        """float32 [pairs]. Of a packed model on one thread of a processor a pair's logit is the same, bit for bit, whatever the pairs beside
+        it; with more threads attention's products, which depend on where in memory a thread adds up, move it by some 1e-7."""
         starts = [0, *accumulate(len(pair.ids) for pair in pairs)]
         ids = torch.from_numpy(np.concatenate([pair.ids for pair in pairs]))
         told = [pair.types for pair in pairs if pair.types is not None]
         types = torch.from_numpy(np.concatenate(told)) if told else None
         hidden = self.ragged.hidden(ids, starts, types=types)
-        found, first = [], 0
-        for length, same in groupby(len(pair.ids) for pair in pairs):  # without padding, in which sums would differ
-            count = sum(1 for _ in same)
-            span = slice(starts[first], starts[first + count])
-            self.given.under_way.states = hidden[span].unflatten(0, (count, length))
-            own_ids = ids[span].unflatten(0, (count, length)).to(hidden.device)
+        found = []
+        for start, end in pairwise(
+            starts
+        ):  # the head sees pairs one by one: its few outputs are added up otherwise in other numbers of rows
+            self.given.under_way.states = hidden[None, start:end]
+            own_ids = ids[None, start:end].to(hidden.device)
             given = {"input_ids": own_ids, "attention_mask": torch.ones_like(own_ids)}
             found.append(relevance(self.head(**given).logits).cpu())
-            first += count
         self.given.under_way.states = None
         every: np.ndarray = torch.cat(found).numpy()
         return every

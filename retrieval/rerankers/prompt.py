@@ -339,7 +339,9 @@ def spaced(parts: list[str]) -> str:
         pattern += r"\s+" if was_word and is_word else r"\s*" if pattern else ""
         pattern += r"\d+" if part == "{id}" else re.escape(part)
         was_word = is_word
-    return pattern + (r"(?!\w)" if was_word else "")
+    return pattern + (
+        r"(?!\w)" if was_word and parts[-1] != "{id}" else ""
+    )  # no mark begins a longer word, a number may
 
 
 def rows_of_query(last: np.ndarray, without: np.ndarray) -> np.ndarray:

@@ -78,7 +78,7 @@ def test_title_and_text_are_read_together(bert):
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert_mean"])
-def test_a_score_is_the_same_bit_for_bit_whatever_is_scored_with_it(tmp_path, architecture):
+def test_a_score_is_the_same_bit_for_bit_whatever_is_scored_with_it(tmp_path, architecture, one_thread):
     reranker = CrossEncoderReranker.from_pretrained(pairs.ARCHITECTURES[architecture](tmp_path))
     together = ours(reranker, "moon", DOCUMENTS * 9)
     alone = [reranker.rank("moon", [document])[0].score for document in DOCUMENTS]
@@ -87,7 +87,13 @@ def test_a_score_is_the_same_bit_for_bit_whatever_is_scored_with_it(tmp_path, ar
     assert ours(reranker, "moon").tolist() == alone
 
 
-def test_a_batch_is_each_list_by_itself(bert):
+def test_on_several_threads_a_score_hardly_depends_on_what_is_scored_with_it(bert):
+    reranker = CrossEncoderReranker.from_pretrained(bert)
+    alone = [reranker.rank("moon", [document])[0].score for document in DOCUMENTS]
+    assert ours(reranker, "moon", DOCUMENTS * 9).tolist() == pytest.approx(alone * 9, abs=2e-6)
+
+
+def test_a_batch_is_each_list_by_itself(bert, one_thread):
     reranker = CrossEncoderReranker.from_pretrained(bert)
     lists = [DOCUMENTS, [], DOCUMENTS[3:5], DOCUMENTS[::-1]]
     queries = ["moon", "sea", "bread", "rain"]

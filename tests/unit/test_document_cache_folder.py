@@ -66,7 +66,7 @@ def test_a_folder_that_another_process_is_just_making_is_waited_for(tmp_path, mo
     ("options", "message"),
     [
         ({"disk_bytes": 5}, "disk_bytes is 5 without a folder"),
-        ({"folder": "x", "disk_bytes": -1}, "disk_bytes is -1; give"),
+        ({"folder": "x", "disk_bytes": -1}, "disk_bytes is -1; it must be a whole number of bytes"),
     ],
 )
 def test_budgets_that_make_no_sense_are_refused(options, message):
