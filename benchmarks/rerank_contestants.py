@@ -176,11 +176,12 @@ class CausalReranker(BlockRankReranker):
     def log_masses(self, query: str, texts: Sequence[str]) -> np.ndarray:
         read = self.lists.read(query, texts)
         last = self.lists.reader.last(query)
-        watch = MassWatch(read, self.lists.settings.score_layer, self.lists.reader.signal(last))
+        watch = MassWatch(read.starts, self.lists.settings.score_layer, self.lists.reader.signal(last))
         with (
             torch.inference_mode()
         ):  # past the model's positions too, where only time counts: whether is told by rerank.py
             self.infer(self.lists.prompt(read, last), watch)
+        assert watch.log_mass is not None
         return watch.log_mass.double().cpu().numpy()
 
     def infer(self, prompt: Prompt, watch: MassWatch) -> None:

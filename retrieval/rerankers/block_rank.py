@@ -24,7 +24,7 @@ from kernels.document_mass import log_document_mass
 from retrieval.encoders.options import Dtype
 from retrieval.rerankers.calibration import FILE, PlattScaling
 from retrieval.rerankers.document_cache import DocumentCache
-from retrieval.rerankers.list_model import ListModel, ListReranker, ReadList
+from retrieval.rerankers.list_model import ListModel, ListReranker
 from retrieval.rerankers.protocol import Rankable, Ranked, best_first
 
 CONTENT_FREE = "N/A"
@@ -115,8 +115,9 @@ class BlockRankReranker(ListReranker):
         """float64 [texts]: logarithms of the shares of attention, which add up to 1."""
         read = self.lists.read(query, texts)
         last = self.lists.reader.last(query)
-        watch = MassWatch(read, self.lists.settings.score_layer, self.lists.reader.signal(last))
+        watch = MassWatch(read.starts, self.lists.settings.score_layer, self.lists.reader.signal(last))
         self.lists.model.infer(self.lists.prompt(read, last), watch)
+        assert watch.log_mass is not None
         found: np.ndarray = watch.log_mass.double().cpu().numpy()
         return found
 
@@ -150,14 +151,27 @@ class BlockRankReranker(ListReranker):
 
 
 class MassWatch:
-    """Reads the score layer."""
+    """Reads the score layer.
+
+    starts      int64 [documents + 1]: tokens of the documents
+    rows        int64: of the signal tokens in the last block
+    last_layer  where the pass ends; None: with the score layer
+    """
 
     needs_sums = False
 
-    def __init__(self, read: ReadList, score_layer: int, rows: np.ndarray):
-        self.starts, self.last_layer, self.rows = read.starts, score_layer, rows
-        self.log_mass = torch.empty(0)
+    def __init__(self, starts: torch.Tensor, score_layer: int, rows: np.ndarray, last_layer: int | None = None):
+        self.starts, self.score_layer, self.rows = starts, score_layer, rows
+        self.last_layer = score_layer if last_layer is None else last_layer
+        self.log_mass: torch.Tensor | None = None
 
     def see(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, lse: Any, scale: float) -> None:
-        if layer == self.last_layer:
-            self.log_mass = log_document_mass(queries[self.rows], keys, self.starts, scale)
+        """Where a layer is computed again for its gradients, the masses are too; the first ones are those that were used."""
+        if layer != self.score_layer:
+            return
+        with torch.autocast(queries.device.type, enabled=False):  # a mass has more digits than bfloat16
+            log_mass = log_document_mass(
+                queries[torch.from_numpy(self.rows).to(queries.device)], keys, self.starts, scale
+            )
+        if self.log_mass is None:
+            self.log_mass = log_mass

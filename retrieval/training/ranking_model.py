@@ -7,7 +7,6 @@ score layer are dropped: nothing of them is computed, trained or saved. In full 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -18,36 +17,15 @@ from safetensors.torch import save_file
 
 from index.errors import ModelError, WinnowError
 from index.files import told
-from kernels.document_mass import log_document_mass
 from retrieval.encoders.model_files import ModelFiles
 from retrieval.encoders.model_reading import on_device, read_model
 from retrieval.rerankers.block_model import BlockModel, layers_of
 from retrieval.rerankers.block_pass import InParts, Prompt
+from retrieval.rerankers.block_rank import MassWatch
 from retrieval.rerankers.settings import BlockRankSettings
 
 Mode = Literal["attention", "full"]
 ADAPTER = "default"  # peft's name of the only one
-
-
-@dataclass
-class ScoreLayer:
-    """Watches a pass: takes the masses at the score layer."""
-
-    layer: int
-    rows: np.ndarray  # int64: of the signal tokens in the last block
-    starts: torch.Tensor  # int64 [documents + 1]: tokens of the documents
-    last_layer: int
-    found: list[torch.Tensor]
-    needs_sums: bool = False
-
-    def see(
-        self, layer: int, queries: torch.Tensor, keys: torch.Tensor, lse: torch.Tensor | None, scale: float
-    ) -> None:
-        """Where a layer is computed again for its gradients, once more; the first masses are the ones that were used."""
-        if layer == self.layer:
-            rows = torch.from_numpy(self.rows).to(queries.device)
-            with torch.autocast(queries.device.type, enabled=False):  # a mass has more digits than bfloat16
-                self.found.append(log_document_mass(queries[rows], keys, self.starts.to(keys.device), scale))
 
 
 class RankingModel:
@@ -123,16 +101,16 @@ class RankingModel:
         """
         lengths = [len(ids) for ids in prompt.documents]
         starts = torch.tensor([0, *accumulate(lengths)])
-        layer = self.settings.score_layer
-        end = layer if answer is None else len(self.blocks.layers)  # which never comes
-        watch = ScoreLayer(layer, rows, starts, end, [])
+        end = None if answer is None else len(self.blocks.layers)  # which never comes
+        watch = MassWatch(starts, self.settings.score_layer, rows, end)
         hidden = self.blocks.forward(prompt, watch)
+        assert watch.log_mass is not None
         if answer is None:
-            return watch.found[0], None
+            return watch.log_mass, None
         assert hidden is not None
         assert self.head is not None
         before = hidden[len(hidden) - len(prompt.last) :][answer.start - 1 : answer.stop - 1]
-        return watch.found[0], self.head(before)
+        return watch.log_mass, self.head(before)
 
     def save(self, folder: Path) -> None:
         """Fills a folder with a checkpoint of transformers: LoRA merged, no adapter; and with blockrank.json."""

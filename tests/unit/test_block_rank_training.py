@@ -15,14 +15,14 @@ from kernels.document_mass import log_document_mass
 from retrieval.encoders.model_files import ModelFiles
 from retrieval.encoders.model_reading import read_model
 from retrieval.rerankers.block_pass import Prompt
-from retrieval.rerankers.block_rank import BlockRankReranker
+from retrieval.rerankers.block_rank import BlockRankReranker, MassWatch
 from retrieval.rerankers.list_model import transformers_tokenizer
 from retrieval.rerankers.prompt import PromptReader
 from retrieval.rerankers.settings import BlockRankSettings
 from retrieval.training.block_rank import BlockRankOptions, BlockRankTask, ndcg
 from retrieval.training.lists import Candidates, RankingList
 from retrieval.training.options import TrainingOptions
-from retrieval.training.ranking_model import RankingModel, ScoreLayer
+from retrieval.training.ranking_model import RankingModel
 from retrieval.training.trainer import train
 
 CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -363,10 +363,10 @@ def test_bfloat16_products_leave_masses_in_float32(folder):
 
 def test_masses_have_the_digits_of_float32_under_autocast():
     queries, keys, starts = torch.randn(3, 4, 8), torch.randn(20, 2, 8), torch.tensor([0, 5, 20])
-    watch = ScoreLayer(0, np.array([1, 2]), starts, 0, [])
+    watch = MassWatch(starts, 0, np.array([1, 2]))
     with torch.autocast("cpu", torch.bfloat16):
         watch.see(0, queries, keys, None, 0.5)
-    assert torch.equal(watch.found[0], log_document_mass(queries[1:], keys, starts, 0.5))
+    assert torch.equal(watch.log_mass, log_document_mass(queries[1:], keys, starts, 0.5))
 
 
 def test_documents_that_are_cut_are_counted(folder, recwarn):
