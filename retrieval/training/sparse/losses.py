@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from retrieval.training.run_folder import TrainingError
 
 EPSILON = 1e-6  # what keeps a teacher's narrow range from dividing by 0, as in arXiv:2411.04403's released code
-PRECISE = (torch.float32, torch.float64)  # bfloat16 rounds a score of 20 to sixteenths: more than many a margin
+PRECISE = (torch.float32, torch.float64)  # bfloat16 keeps a score of 20 to an eighth: coarser than many a margin
 
 
 def contrastive_loss(scores: torch.Tensor, positives: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
