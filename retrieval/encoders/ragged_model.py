@@ -51,8 +51,7 @@ def ragged_attention(
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal) and not packed.bidirectional
     if query.is_cuda and query.dtype in FLASH_DTYPES:
         return flash_attention(query, key, value, scaling, causal, sliding_window), None
-    out = torch.empty_like(query)
-    num_tokens = 0
+    parts, num_tokens = [], 0
     for length, texts in groupby(b - a for a, b in pairwise(packed.starts)):  # texts of one length in one call
         count = sum(1 for _ in texts)
         span = slice(num_tokens, num_tokens + count * length)
@@ -69,9 +68,9 @@ def ragged_attention(
             is_causal=causal and mask is None,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        out[0, :, span] = found.transpose(0, 1).flatten(1, 2)
+        parts.append(found.transpose(1, 2).flatten(0, 1))
         num_tokens = span.stop
-    return out.transpose(1, 2), None
+    return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
 
 
 def flash_attention(
@@ -124,8 +123,9 @@ class SlowModelWarning(WinnowWarning):
 class RaggedModel:
     """Token ids to the inputs of the vocabulary projection; of a model without one, to its last hidden states."""
 
-    def __init__(self, model: PreTrainedModel):
-        """`model` is changed: its projection is taken off, its linear layers are replaced by faster ones."""
+    def __init__(self, model: PreTrainedModel, *, trained: bool = False):
+        """`model` is changed: its projection is taken off, and unless it is to be trained, its linear layers are replaced by faster ones
+        without gradients."""
         self.model = model
         self.bidirectional = False  # lets a decoder's tokens see those after them
         self.layout: Layout = "packed"
@@ -135,20 +135,21 @@ class RaggedModel:
         self.extra = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
         take_off(model, model.get_output_embeddings())
         take_off(model, getattr(model, "pooler", None))  # of one position, and nobody asks for it
-        replace_linear_layers(model)
+        if not trained:
+            replace_linear_layers(model)
         self.own_attention = model.config._attn_implementation
         model.set_attn_implementation(RAGGED)
 
     @classmethod
     def checked(
-        cls, model: PreTrainedModel, head: Head | None, name: str, *, bidirectional: bool = False
+        cls, model: PreTrainedModel, head: Head | None, name: str, *, bidirectional: bool = False, trained: bool = False
     ) -> RaggedModel:
         """After a comparison with the library's own way, text by text, on a few tokens: of all logits, or without a head of the hidden
         states.
 
         Raises ModelError where even one text at a time comes out otherwise: such a model does more to its logits than project.
         """
-        model.eval().requires_grad_(False)
+        model.eval().requires_grad_(trained)
         num_ids = len(model.get_input_embeddings().weight) if head is None else head.num_terms
         ids, starts = torch.arange(sum(LENGTHS)) * 31 % num_ids, [0, *accumulate(LENGTHS)]
         padding = getattr(model.config, "pad_token_id", None)
@@ -157,7 +158,7 @@ class RaggedModel:
             expected = torch.cat([model(input_ids=ids[None, a:b].to(model.device))[0][0] for a, b in pairwise(starts)])
             if head is not None and expected.shape[1] != head.num_terms:
                 expected = every_logit(expected, head)
-        ragged = cls(model)
+        ragged = cls(model, trained=trained)
         if not expected.isfinite().all():
             raise ModelError(
                 f"{name} gives {'logits' if head else 'vectors'} that are no finite numbers; its weights are damaged, or too large "
@@ -193,7 +194,17 @@ class RaggedModel:
         most_padding: float = MOST_PADDING,
         types: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[tokens, width] of texts end to end; text t is ids[starts[t] : starts[t + 1]].
+        """`states` without gradients."""
+        return self.states(ids, starts, most_padding, types)
+
+    def states(
+        self,
+        ids: torch.Tensor,
+        starts: Sequence[int],
+        most_padding: float = MOST_PADDING,
+        types: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """[tokens, width] of texts end to end, differentiable in the model's weights; text t is ids[starts[t] : starts[t + 1]].
 
         most_padding  of texts that are padded: how many times as long as the first the others may be
         types         int64 [tokens]: which text of a pair a token is of, for models that are told

@@ -1,0 +1,171 @@
+"""From a recipe to a task: the model as it begins, the examples, the teachers, all that is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from index.errors import ModelError, WinnowError
+from retrieval.encoders.checkpoints import load_checkpoint
+from retrieval.encoders.learned import LearnedSparseEncoder, QuerySide, TokenCounts
+from retrieval.encoders.minilm import FINGERPRINT, minilm_folder
+from retrieval.encoders.model_files import ModelFiles
+from retrieval.encoders.model_reading import on_device, read_model
+from retrieval.encoders.neural_side import NeuralSide
+from retrieval.encoders.options import NeuralOptions
+from retrieval.encoders.term_weights import CollectionIdf, TermWeights
+from retrieval.encoders.tokens import read_tokenizer, special_terms
+from retrieval.training.sparse.examples import Examples
+from retrieval.training.sparse.model import QueryTable, SparseModel, SparseTowers, collection_idf
+from retrieval.training.sparse.recipe import ModelOptions, Recipe
+from retrieval.training.sparse.saving import write_towers
+from retrieval.training.sparse.start import tied_head_start
+from retrieval.training.sparse.task import HeldOut, SparseTask
+from retrieval.training.sparse.teachers import Teacher, teacher_of
+
+MINILM = "minilm"
+TEXTS_TOGETHER = 1000  # tokenized at a time
+
+
+def prepare(recipe: Recipe, *, cache: str | Path, device: str | None = None, progress: bool = True) -> SparseTask:
+    """Raises WinnowError for whatever does not fit.
+
+    cache   a folder in which teachers keep what they have computed
+    device  as PyTorch calls it; None: a CUDA device where there is one
+    """
+    data = recipe.data
+    examples = Examples.read(data.folder, data.split, data.negatives or None)
+    held_out = None
+    if recipe.training.evaluate_every:
+        if not data.held_out:
+            raise WinnowError(
+                f"training.evaluate_every is {recipe.training.evaluate_every}, and data.held_out names no split; name one, or set it to 0."
+            )
+        held_out = hold_out(Examples.read(data.folder, data.held_out), data.others, recipe.training.seed, examples)
+    began_as = beginning(recipe.model)
+    counts = TokenCounts(began_as.num_terms)
+    for first in range(0, len(examples.documents), TEXTS_TOGETHER):
+        counts.add(began_as.document.tokens.own(examples.documents[first : first + TEXTS_TOGETHER]))
+    idf = collection_idf(counts.frequency, len(examples.documents))
+    torch.manual_seed(recipe.training.seed)  # adapters begin at random
+    towers = build(recipe.model, began_as, idf)
+    on_device(towers, recipe.model.start, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    query_reader = began_as.query.tokens if isinstance(began_as.query, NeuralSide) else began_as.document.tokens
+    return SparseTask(
+        towers,
+        (began_as.document.tokens, query_reader),
+        examples,
+        recipe.loss,
+        teachers=[
+            teacher(recipe, number, examples, Path(cache), progress=progress) for number in range(len(recipe.teachers))
+        ],
+        held_out=held_out,
+        idf=idf,
+        write_model=lambda towers, folder: write_towers(towers, began_as, folder),
+        seed=recipe.training.seed,
+        steps=recipe.training.steps,
+        of_model={**asdict(recipe.model), "weights": began_as.document.files.found_fingerprint},
+    )
+
+
+def hold_out(judged: Examples, others: int, seed: int, examples: Examples) -> HeldOut:
+    """Their answers, and so many other documents drawn by the seed. Raises WinnowError where a query is trained on too."""
+    if shared := sorted(set(judged.query_ids) & set(examples.query_ids)):
+        raise WinnowError(
+            f"{len(shared):,} queries, {shared[0]!r:.60} first, are both trained and evaluated on; keep them in one split."
+        )
+    answers = sorted({document for positives in judged.positives for document in positives.tolist()})
+    rest = np.setdiff1d(np.arange(len(judged.documents)), answers)
+    drawn = np.random.default_rng([seed, len(rest)]).permutation(rest)[:others].tolist()
+    number_of = {document: place for place, document in enumerate(answers)}
+    return HeldOut(
+        judged.queries,
+        [judged.documents[document] for document in [*answers, *drawn]],
+        [[number_of[document] for document in positives.tolist()] for positives in judged.positives],
+    )
+
+
+def beginning(options: ModelOptions) -> LearnedSparseEncoder:
+    """The encoder as it is before training; its weights are not read yet. Raises ModelError, WinnowError."""
+    if options.head == "own":
+        encoder = load_checkpoint(options.start, None, {**options.encoder, **queries_as_said(options)})
+        if encoder.document.options.dtype != "float32":
+            raise WinnowError(f"dtype is {encoder.document.options.dtype}; weights are trained in float32, see training.precision.")
+        return encoder
+    folder = minilm_folder() if options.start == MINILM else Path(options.start)
+    files = ModelFiles(str(folder), fingerprint=FINGERPRINT if options.start == MINILM else None)
+    tokenizer = read_tokenizer(folder)
+    side = NeuralSide(files, NeuralOptions(**{"activation": "log1p", **options.encoder}), tokenizer)
+    query: QuerySide = CollectionIdf(special_terms(tokenizer)) if options.queries == "table" else side
+    return LearnedSparseEncoder(options.start, tokenizer, files.num_terms(), side, query)
+
+
+def queries_as_said(options: ModelOptions) -> dict[str, Any]:
+    if options.queries != "table":
+        return {"queries": "model"}
+    return {"queries": "table" if options.query_weights == "checkpoint" else "binary"}
+
+
+def build(options: ModelOptions, began_as: LearnedSparseEncoder, idf: np.ndarray) -> SparseTowers:
+    """What is trained."""
+    document = tower(options, began_as.document, began_as.tokenizer, trained=not options.frozen_documents)
+    if options.queries == "table":
+        query: SparseModel | QueryTable = QueryTable(starting_weights(options, began_as, idf), learned=options.learned)
+    elif options.queries == "siamese":
+        query = document
+    else:
+        assert isinstance(began_as.query, NeuralSide)
+        query = tower(options, began_as.query, began_as.tokenizer, trained=True)
+    return SparseTowers(document, query)
+
+
+def tower(options: ModelOptions, side: NeuralSide, tokenizer: Tokenizer, *, trained: bool) -> SparseModel:
+    side.files.check_fingerprint()
+    if options.head == "tied":
+        module = tied_head_start(side.files, tokenizer, options.threshold)
+    else:
+        module = read_model(side.files, "float32", with_head=True)
+    model = SparseModel(module, options.start, side.options, side.forbidden, options.dropout)
+    model.tokens_at_once = options.tokens_at_once or None
+    model.requires_grad_(trained)
+    if trained and options.lora:
+        model.add_lora(options.lora)
+    return model
+
+
+def starting_weights(options: ModelOptions, began_as: LearnedSparseEncoder, idf: np.ndarray) -> np.ndarray:
+    """float32 [terms], of queries without a model."""
+    if options.query_weights == "checkpoint":
+        if not isinstance(began_as.query, TermWeights):
+            raise ModelError(f"{options.start} has no query token weights; give query_weights = 'idf' or 'ones'.")
+        return began_as.query.weights
+    weights = idf.copy() if options.query_weights == "idf" else np.ones_like(idf)
+    weights[special_terms(began_as.tokenizer)] = 0
+    return weights
+
+
+def teacher(recipe: Recipe, number: int, examples: Examples, cache: Path, *, progress: bool) -> Teacher:
+    """All that it says of the examples, from the cache or computed."""
+    told = recipe.teachers[number]
+    return teacher_of(
+        told.name,
+        queries=dict(zip(examples.query_ids, examples.queries, strict=True)),
+        documents=dict(zip(examples.document_ids, examples.documents, strict=True)),
+        pairs=lambda: pairs_of(examples),
+        cache=cache,
+        options=told.options,
+        progress=progress,
+    )
+
+
+def pairs_of(examples: Examples) -> Iterable[tuple[str, str]]:
+    """(query id, document id) of every answer and negative."""
+    for query, *found in zip(examples.query_ids, examples.positives, examples.negatives, strict=True):
+        for document in np.concatenate(found).tolist():
+            yield query, examples.document_ids[document]

@@ -1,0 +1,169 @@
+"""A training run as a TOML file says it.
+
+    [model]      where it begins: `ModelOptions`, with the options of encoding in [model.encoder] (docs/models.md)
+    [data]       what it learns from: `DataOptions`
+    [[teachers]] what it learns from them: `TeacherOptions`, one table each
+    [loss]       `SparseOptions`
+    [training]   `TrainingOptions`
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from index.errors import WinnowError
+from retrieval.training.options import TrainingOptions
+from retrieval.training.sparse.options import SparseOptions
+
+Head = Literal["own", "tied"]
+Queries = Literal["table", "siamese", "model"]
+QueryWeights = Literal["idf", "ones", "checkpoint"]
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """
+    start            a masked or causal language model: a folder, a name on the hub, or minilm
+    head             own: the model's; tied: the input embeddings of an encoder without one, see `start`
+    threshold        of a tied head, taken off every logit by its bias
+    queries          table: a weight for each token, no model (inference-free); siamese: the documents' model; model: one of their own,
+                     which begins as the same
+    query_weights    of a table: idf of the documents trained on; ones; or as the checkpoint has them
+    learned          whether a table's weights are trained
+    frozen_documents whether only the queries' side is trained
+    lora             rank of adapters that are trained instead of the weights; 0: none
+    dropout          of the model's layers, but of attention
+    tokens_at_once   gradient caching: the activations of so many tokens are kept at a time; 0: of all
+    encoder          options of encoding, as `from_pretrained` takes them
+    """
+
+    start: str = ""
+    head: Head = "own"
+    threshold: float = 2.5
+    queries: Queries = "table"
+    query_weights: QueryWeights = "idf"
+    learned: bool = False
+    frozen_documents: bool = False
+    lora: int = 0
+    dropout: float = 0.0
+    tokens_at_once: int = 0
+    encoder: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """
+    folder       a BEIR folder
+    split        of its judgments
+    negatives    a file of `winnow mine`; empty: none
+    held_out     the split that is evaluated on; empty: none
+    others       documents beside the answers that held-out queries are searched in, drawn from the corpus
+    """
+
+    folder: str = ""
+    split: str = "train"
+    negatives: str = ""
+    held_out: str = ""
+    others: int = 1000
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """
+    name     as `teachers.teacher_of` takes it
+    weight   among the teachers
+    options  of its model
+    """
+
+    name: str = ""
+    weight: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All of it. Paths are as in the file: from where the program runs."""
+
+    model: ModelOptions
+    data: DataOptions
+    teachers: tuple[TeacherOptions, ...]
+    loss: SparseOptions
+    training: TrainingOptions
+
+    @classmethod
+    def read(cls, path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+        """From a file, with `changes` by section and name: {"training.steps": 100}. Raises WinnowError."""
+        try:
+            found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise WinnowError(f"{path} cannot be read as TOML ({error!s:.120}); give a recipe of training.") from error
+        for name, value in (changes or {}).items():
+            *sections, key = name.split(".")
+            place = found
+            for section in sections:
+                place = place.setdefault(section, {})
+                if not isinstance(place, dict):
+                    raise WinnowError(f"{name} cannot be set: {section} of {path} is no table; name it as loss.contrastive.")
+            place[key] = value
+        return cls.of(found, str(path))
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any], where: str) -> Recipe:
+        """Raises WinnowError for what is not known, or of another type."""
+        if unknown := sorted(set(found) - {one.name for one in fields(cls)}):
+            raise WinnowError(f"{where} has {unknown[0]!r:.40}; a recipe has {', '.join(one.name for one in fields(cls))}.")
+        teachers = found.get("teachers", [])
+        if not isinstance(teachers, list):
+            raise WinnowError(f"{where} has teachers that are no list; write each under [[teachers]].")
+        made = [made_of(TeacherOptions, one, f"{where}, [[teachers]]") for one in teachers]
+        loss = dict(found.get("loss", {}))
+        if any(one.weight != 1 for one in made):
+            loss["teacher_weights"] = [one.weight for one in made]
+        recipe = cls(
+            made_of(ModelOptions, found.get("model", {}), f"{where}, [model]"),
+            made_of(DataOptions, found.get("data", {}), f"{where}, [data]"),
+            tuple(made),
+            made_of(SparseOptions, loss, f"{where}, [loss]"),
+            made_of(TrainingOptions, found.get("training", {}), f"{where}, [training]"),
+        )
+        for name, value in (("model.start", recipe.model.start), ("data.folder", recipe.data.folder)):
+            if not value:
+                raise WinnowError(f"{where} does not say {name}; give it.")
+        recipe.loss.check_teachers(len(recipe.teachers))
+        return recipe
+
+
+def made_of(kind: type[Options], found: Any, where: str) -> Options:
+    """Options of a table. Raises WinnowError for a name that it has not, and a value of another type."""
+    if not isinstance(found, Mapping):
+        raise WinnowError(f"{where} is {found!r:.40}; it must be a table.")
+    hints = get_type_hints(kind)
+    if unknown := sorted(set(found) - set(hints)):
+        raise WinnowError(f"{where} has {unknown[0]!r:.40}; it may have {', '.join(hints)}.")
+    given = {name: as_type(value, hints[name], f"{where}: {name}") for name, value in found.items()}
+    return kind(**given)
+
+
+def as_type(value: Any, hint: Any, where: str) -> Any:
+    """The value as a field of this type has it. Raises WinnowError."""
+    choices = get_args(hint)
+    if NoneType in choices:  # a number or nothing, which TOML writes as 0
+        return None if value in (0, None) else as_type(value, choices[0], where)
+    if getattr(hint, "__origin__", hint) is Literal:
+        if value not in choices:
+            raise WinnowError(f"{where} is {value!r:.40}; it must be {', '.join(map(str, choices))}.")
+        return value
+    wanted = getattr(hint, "__origin__", hint)
+    if wanted is tuple and isinstance(value, list):
+        return tuple(value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise WinnowError(f"{where} is {value!r:.40}; it must be of type {wanted.__name__}.")
+    return value

@@ -1,0 +1,235 @@
+"""What a sparse encoder learns in a batch: its documents and queries, their losses, and how good it is on held-out queries.
+
+A batch is some answers with mined negatives of each. Every query of the batch is compared with every document of it, so the hard
+negatives of one query are also those of others; and documents that came as negatives bring queries of their own, which cost little.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from index.manifest import as_json
+from retrieval.encoders.tokens import TextReader
+from retrieval.training.run_folder import TrainingError
+from retrieval.training.sparse.examples import Examples
+from retrieval.training.sparse.losses import contrastive_loss, ensemble, kl_distillation_loss, margin_mse_loss
+from retrieval.training.sparse.model import QueryTable, SparseTowers
+from retrieval.training.sparse.options import SparseOptions
+from retrieval.training.sparse.regularisers import CollapseWatch, SparsityWeight, anti_zero, mean_terms
+from retrieval.training.sparse.sparsity import Sparsity
+from retrieval.training.sparse.teachers import Teacher
+from retrieval.training.trainer import Losses
+
+CUTOFF = 10
+TEXTS_AT_ONCE = 64  # of an evaluation
+
+
+class Batch(NamedTuple):
+    """By number of the examples."""
+
+    queries: list[int]
+    documents: list[int]
+    positives: torch.Tensor  # bool [queries, documents]
+
+
+class HeldOut(NamedTuple):
+    """Queries that are not trained on, and the documents they are searched in: their answers, and others."""
+
+    queries: list[str]
+    documents: list[str]
+    answers: list[list[int]]  # of each query
+
+
+class SparseTask:
+    """A `retrieval.training.trainer.Task`, whose example is a batch."""
+
+    measure = f"nDCG@{CUTOFF}"
+    shown = ("loss", "terms", "weight")
+
+    def __init__(
+        self,
+        towers: SparseTowers,
+        reads: tuple[TextReader, TextReader],
+        examples: Examples,
+        options: SparseOptions,
+        *,
+        teachers: Sequence[Teacher] = (),
+        held_out: HeldOut | None = None,
+        idf: np.ndarray | None = None,
+        write_model: Callable[[SparseTowers, Path], None] = lambda towers, folder: None,
+        seed: int = 0,
+        steps: int = 1000,
+        of_model: dict[str, Any] | None = None,
+    ):
+        """
+        reads        how texts become tokens, of documents and of queries
+        teachers     know the examples by their ids; with their weights in `options.teacher_weights`
+        idf          float32 [terms], of the IDF-aware regulariser
+        write_model  fills an empty folder
+        steps        of the run, which the warm-up of sparsity is a part of
+        of_model     what tells the model from others, for `describe`
+
+        Raises WinnowError.
+        """
+        options.check_teachers(len(teachers))
+        self.towers, self.reads, self.examples, self.options = towers, reads, examples, options
+        self.teachers, self.held_out, self.write_model = teachers, held_out, write_model
+        self.seed, self.of_model = seed, of_model or {}
+        self.has_query_model = not isinstance(towers.query, QueryTable)
+        warmup = round(steps * options.sparsity_warmup)
+        num_terms = towers.document.num_terms
+        sides = {"document": ("documents", options.document_weight, options.document_terms)}
+        if self.has_query_model:
+            sides["query"] = ("queries", options.query_weight, options.query_terms)
+        self.sparsity = torch.nn.ModuleDict(
+            {
+                side: Sparsity(
+                    options.regulariser,
+                    SparsityWeight(weight, warmup, terms, response=max(1, round(steps * options.sparsity_response))),
+                    CollapseWatch(texts, num_terms, warmup=warmup),
+                    idf,
+                    num_terms,
+                    options.regulariser_threshold,
+                )
+                for side, (texts, weight, terms) in sides.items()
+            }
+        )
+        self.model = torch.nn.ModuleDict({"towers": towers, "sparsity": self.sparsity})
+        self.learning_rates = {"towers.query.table": options.query_learning_rate}
+        self.of_document: dict[int, list[int]] = {}
+        for query, positives in enumerate(examples.positives):
+            for document in positives.tolist():
+                self.of_document.setdefault(document, []).append(query)
+        self.answers = np.array(sorted(self.of_document), np.int64)
+
+    def __len__(self) -> int:
+        """Batches of an epoch: each answer is once the reason for one."""
+        return -(-len(self.answers) // self.options.answers)
+
+    def batch(self, number: int, epoch: int) -> Batch:
+        """Which queries and documents; drawn by the seed and the two numbers."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.answers)
+        size = self.options.answers
+        rng = np.random.default_rng([self.seed, epoch, number])
+        documents: dict[int, None] = {}
+        for answer in order[number * size : (number + 1) * size].tolist():
+            documents[answer] = None
+            negatives = self.examples.negatives[int(rng.choice(self.of_document[answer]))]
+            for negative in rng.permutation(negatives)[: self.options.negatives].tolist():
+                documents[negative] = None
+        queries: dict[int, None] = {}
+        for document in documents:
+            of_it = self.of_document.get(document, [])
+            for place in rng.permutation(len(of_it))[: self.options.queries_a_document].tolist():
+                queries[of_it[place]] = None
+        place_of = {document: place for place, document in enumerate(documents)}
+        positives = torch.zeros(len(queries), len(documents), dtype=torch.bool)
+        for row, query in enumerate(queries):
+            positives[row, [place_of[d] for d in self.examples.positives[query].tolist() if d in place_of]] = True
+        return Batch(list(queries), list(documents), positives)
+
+    def losses(self, number: int, epoch: int) -> Losses:
+        """Of one batch. Raises TrainingError where all weights vanish, or do not."""
+        batch = self.batch(number, epoch)
+        texts = self.examples
+        documents = self.reads[0].of([texts.documents[d] for d in batch.documents])
+        queries = self.reads[1].of([texts.queries[q] for q in batch.queries])
+        document_weights, query_weights = self.towers.document(documents), self.towers.query(queries)
+        with torch.autocast(document_weights.device.type, enabled=False):
+            scores = query_weights @ document_weights.T
+            total, parts = self.of_scores(scores, batch)
+            sides = {"document": document_weights, "query": query_weights}
+            for side, sparsity in self.sparsity.items():
+                regulariser, told = sparsity(sides[side])
+                total = total + regulariser
+                parts |= {name if side == "document" else f"query_{name}": value for name, value in told.items()}
+            if self.options.anti_zero:
+                total = total + self.options.anti_zero * anti_zero(query_weights, document_weights)
+        read = [*documents, *(queries if self.has_query_model else [])]
+        return Losses(total, parts, sum(len(one.ids) for one in read))
+
+    def of_scores(self, scores: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        """(the losses of ranking together, each alone)."""
+        options = self.options
+        positives = batch.positives.to(scores.device)
+        found: dict[str, tuple[float, torch.Tensor]] = {}
+        if options.contrastive:
+            loss = contrastive_loss(scores, positives, options.temperature)
+            found["contrastive"] = options.contrastive, loss
+        if self.teachers:
+            targets = self.targets(batch).to(scores.device)
+            if options.distillation:
+                loss = kl_distillation_loss(scores, targets, options.distillation_temperature)
+                found["distillation"] = options.distillation, loss
+            if options.margin_mse:
+                found["margin_mse"] = options.margin_mse, margin_mse_loss(scores, targets, positives)
+        total = torch.stack([weight * loss for weight, loss in found.values()]).sum()
+        return total, {name: loss.item() for name, (_, loss) in found.items()}
+
+    def targets(self, batch: Batch) -> torch.Tensor:
+        """What the teachers say together, float32 [queries, documents]."""
+        queries = [self.examples.query_ids[query] for query in batch.queries]
+        documents = [self.examples.document_ids[document] for document in batch.documents]
+        found = [teacher.scores(queries, documents) for teacher in self.teachers]
+        return ensemble(found, self.options.teacher_weights or None, self.options.teacher_scale)
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Means over the held-out queries; equal scores rank by place of the document."""
+        if self.held_out is None:
+            raise TrainingError("there are 0 queries to evaluate on; hold some out, or evaluate every 0 steps.")
+        held_out = self.held_out
+        queries = [self.of_texts(1, held_out.queries[i : i + TEXTS_AT_ONCE]) for i in places(held_out.queries)]
+        query_weights, terms, scores = torch.cat(queries), [], []
+        for first in places(held_out.documents):
+            weights = self.of_texts(0, held_out.documents[first : first + TEXTS_AT_ONCE])
+            terms.append(mean_terms(weights) * len(weights))
+            scores.append((query_weights @ weights.T).cpu())
+        gained = [ndcg(row, answers) for row, answers in zip(torch.cat(scores, 1).numpy(), held_out.answers, strict=True)]
+        found = {self.measure: float(np.mean(gained)), "terms": sum(terms) / len(held_out.documents)}
+        return found | ({"query_terms": mean_terms(query_weights)} if self.has_query_model else {})
+
+    def of_texts(self, side: int, texts: Sequence[str]) -> torch.Tensor:
+        """float32 [texts, terms], of documents (0) or queries (1)."""
+        tower = self.towers.query if side else self.towers.document
+        weights: torch.Tensor = tower(self.reads[side].of(texts))
+        return weights.float()
+
+    def save(self, folder: Path) -> None:
+        self.write_model(self.towers, folder)
+
+    def describe(self) -> dict[str, Any]:
+        examples = (self.examples.queries, self.examples.documents, self.examples.positives, self.examples.negatives)
+        return {
+            **asdict(self.options),
+            **self.of_model,
+            "examples": f"{len(self.examples):,}, {digest(*examples)}",
+            "held_out": "none" if self.held_out is None else digest(*self.held_out),
+            "teachers": [teacher.name for teacher in self.teachers],
+        }
+
+
+def places(texts: Sequence[str]) -> range:
+    return range(0, len(texts), TEXTS_AT_ONCE)
+
+
+def ndcg(scores: np.ndarray, answers: Sequence[int]) -> float:
+    """Of one query, all its answers alike good; `scores` float32 [documents]."""
+    order = np.argsort(-scores, kind="stable")[:CUTOFF]
+    discounts = 1 / np.log2(np.arange(2, CUTOFF + 2))
+    return float(discounts[: len(order)][np.isin(order, answers)].sum() / discounts[: len(answers)].sum())
+
+
+def digest(*lists: Sequence[Any]) -> str:
+    """A checksum of texts and numbers."""
+    found = hashlib.sha256()
+    for values in lists:
+        found.update(as_json([value.tolist() if isinstance(value, np.ndarray) else value for value in values]))
+    return found.hexdigest()[:16]
