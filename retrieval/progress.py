@@ -18,16 +18,32 @@ def progress(items: Iterable[Item], *, total: int | None, doing: str, unit: str,
     if not shown:
         yield from items
         return
+    yield from bar(items, total=total, doing=doing, unit=unit)
+
+
+def bar(
+    items: Iterable[Any] | None = None,
+    *,
+    total: int | None,
+    doing: str,
+    unit: str,
+    first: int = 0,
+    shown: bool = True,
+) -> Any:
+    """tqdm's bar, for work that is not taken from `items`: `update()` moves it, `set_postfix` writes beside it, `close` ends it.
+
+    first  how much was done before
+    """
     from tqdm import tqdm
 
     options: dict[str, Any] = {"mininterval": 0.1, "dynamic_ncols": True}
     if not sys.stderr.isatty():
         options = {"mininterval": SECONDS_BETWEEN_LOG_LINES, "maxinterval": 3 * SECONDS_BETWEEN_LOG_LINES}
         if total is not None:
-            options["bar_format"] = "{desc}: {percentage:3.0f}% ({n_fmt}/{total_fmt}{unit}, {elapsed}<{remaining})\n"
-    yield from tqdm(
-        items, total=total, desc=doing, unit=f" {unit}", delay=SECONDS_UNTIL_SHOWN, file=sys.stderr, **options
-    )
+            counts = "{percentage:3.0f}% ({n_fmt}/{total_fmt}{unit}, {elapsed}<{remaining}{postfix})"
+            options["bar_format"] = f"{{desc}}: {counts}\n"
+    options |= {"desc": doing, "unit": f" {unit}", "delay": SECONDS_UNTIL_SHOWN, "file": sys.stderr}
+    return tqdm(items, total=total, initial=first, disable=not shown, **options)
 
 
 def watched(writer: Writer, shown: bool) -> Watch:

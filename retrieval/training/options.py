@@ -26,6 +26,7 @@ class TrainingOptions:
     max_gradient_norm  a longer gradient is scaled down to it
     precision          of matrix products; weights and their updates stay in float32
     evaluate_every     steps; 0: never
+    tensorboard        whether event files are written too; a run may be resumed with it or without
     """
 
     steps: int = 1000
@@ -39,6 +40,7 @@ class TrainingOptions:
     precision: Precision = "float32"
     evaluate_every: int = 100
     save_every: int = 100
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -55,11 +57,15 @@ class TrainingOptions:
             if value not in known:
                 raise WinnowError(f"the {name} of a training run is {value!r:.40}; it must be {', '.join(known)}.")
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+    def rate(self, step: int, largest: float | None = None) -> float:
+        """The learning rate of a step, counted from 0.
+
+        largest  of the run, where it is another than `learning_rate`
+        """
+        largest = self.learning_rate if largest is None else largest
         if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
+            return largest * (step + 1) / self.warmup
         done = (step - self.warmup) / max(self.steps - self.warmup, 1)
         if self.schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * (1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2)
+            return largest
+        return largest * (1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2)

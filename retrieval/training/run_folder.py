@@ -2,10 +2,11 @@
 
     run/run.json          what the run is: options, data, model; one that resumes it must be the same
     run/log.jsonl         a line for each step and each evaluation
-    run/checkpoint-N/     all that step N + 1 depends on: trained weights, optimiser, random state (safetensors), state.json
+    run/checkpoint-N/     all that step N + 1 depends on, and sha256.json, the checksums of its files
+    run/tensorboard/      event files, if they are asked for
     model/                the best model so far, or without evaluation the last, as its own loader opens it
 
-A checkpoint and a model are whole or not there: a folder beside is filled, flushed, then renamed. Nothing is pickled.
+A checkpoint and a model are whole or not there: a folder beside is filled, flushed, then renamed.
 """
 
 from __future__ import annotations
@@ -14,12 +15,10 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from index.errors import WinnowError
 from index.files import (
@@ -30,7 +29,6 @@ from index.files import (
     open_file,
     remove_tree,
     rename,
-    told,
     write_all,
     write_file,
 )
@@ -38,25 +36,14 @@ from index.locks import WriterLock
 from index.manifest import as_json, sha256_of_file
 from retrieval.encoders.sentence_transformers_writer import put_in_place
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LOG = "log.jsonl"
 PREFIX = "checkpoint-"
-TENSORS = ("weights", "optimiser", "random")
+CHECKSUMS = "sha256.json"
 
 
 class TrainingError(WinnowError):
     """A training run cannot start, go on or be resumed."""
-
-
-class Checkpoint(NamedTuple):
-    """After `step` updates."""
-
-    step: int
-    best_step: int | None
-    best: float | None  # the measure of the best evaluation
-    weights: dict[str, torch.Tensor]
-    optimiser: dict[str, torch.Tensor]
-    random: dict[str, torch.Tensor]
 
 
 class RunFolder:
@@ -99,21 +86,23 @@ class RunFolder:
         """`save` fills an empty folder, which takes the place of the model before."""
         whole(self.model, save)
 
-    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """The new one is there before the old ones go."""
-        target = self.run / f"{PREFIX}{checkpoint.step:08d}"
+    @property
+    def tensorboard(self) -> Path:
+        """Where event files are."""
+        return self.run / "tensorboard"
+
+    def write_checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
+        """After `step` steps; `save` fills an empty folder with files. The new one is there before the old ones go."""
+        target = self.run / f"{PREFIX}{step:08d}"
 
         def fill(partial: Path) -> None:
-            digests = {}
-            for name in TENSORS:
-                path = partial / f"{name}.safetensors"
-                with told(path):
-                    save_file(
-                        {key: value.detach().contiguous() for key, value in getattr(checkpoint, name).items()}, path
-                    )
-                digests[name] = sha256_of_file(path)
-            state = {"step": checkpoint.step, "best_step": checkpoint.best_step, "best": checkpoint.best}
-            write_file(partial / "state.json", as_json({**state, "sha256": digests}))
+            try:
+                save(partial)
+            except (OSError, RuntimeError, SafetensorError) as error:  # each library tells a full disk in its own way
+                raise TrainingError(
+                    f"{target} could not be written ({error!s:.120}); make room, then resume the run."
+                ) from error
+            write_file(partial / CHECKSUMS, as_json({path.name: sha256_of_file(path) for path in partial.iterdir()}))
 
         whole(target, fill)
         for path in self.checkpoints():
@@ -124,23 +113,22 @@ class RunFolder:
         """Oldest first."""
         return sorted(path for path in self.run.glob(f"{PREFIX}*") if path.name[len(PREFIX) :].isdecimal())
 
-    def read_checkpoint(self) -> Checkpoint | None:
-        """The newest one, None before the first. Raises TrainingError for one that is damaged."""
+    def newest_checkpoint(self) -> tuple[Path, int] | None:
+        """(folder, step), None before the first. Raises TrainingError for one that is not what was written."""
         found = self.checkpoints()
         if not found:
             return None
         path = found[-1]
         try:
-            state = json.loads((path / "state.json").read_bytes())
-            for name in TENSORS:
-                if sha256_of_file(path / f"{name}.safetensors") != state["sha256"][name]:
-                    raise ValueError(f"{name}.safetensors is not what was written")
-            tensors = {name: load_file(path / f"{name}.safetensors") for name in TENSORS}
-            return Checkpoint(state["step"], state["best_step"], state["best"], **tensors)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            written = json.loads((path / CHECKSUMS).read_bytes())
+            there = {file.name: sha256_of_file(file) for file in path.iterdir() if file.name != CHECKSUMS}
+            if changed := sorted(name for name in {*written, *there} if written.get(name) != there.get(name)):
+                raise ValueError(f"{changed[0]} is not what was written")
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise TrainingError(
                 f"{path} is damaged ({type(error).__name__}: {error!s:.120}); bring it back, or train anew in another folder."
             ) from error
+        return path, int(path.name[len(PREFIX) :])
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Adds a line."""

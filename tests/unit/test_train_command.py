@@ -10,7 +10,7 @@ from decoders_for_tests import save_decoder
 
 from index.errors import WinnowError
 from retrieval.rerankers.settings import BlockRankSettings
-from retrieval.training import trainer
+from retrieval.training.block_rank import BlockRankTask
 from winnow.cli import main
 from winnow.train import parse_data
 
@@ -97,16 +97,16 @@ def test_the_saved_model_reranks(command, tmp_path):
 def test_interrupted_it_says_how_to_go_on_and_goes_on(command, tmp_path, capsys, monkeypatch):
     assert command(out="whole") == 0
     whole = (tmp_path / "whole" / "model" / "model.safetensors").read_bytes()
-    update = trainer.Training.update
-    left = [3]
+    losses = BlockRankTask.losses
+    left = [6]
 
-    def interrupted(self):
+    def interrupted(self, number, epoch):
         left[0] -= 1
-        if left[0] == 0:
+        if left[0] == 0:  # the second list of the third step
             raise KeyboardInterrupt
-        update(self)
+        return losses(self, number, epoch)
 
-    monkeypatch.setattr(trainer.Training, "update", interrupted)
+    monkeypatch.setattr(BlockRankTask, "losses", interrupted)
     assert command(out="cut") == 130
     assert "with --resume goes on after the last checkpoint" in capsys.readouterr().err
     monkeypatch.undo()
