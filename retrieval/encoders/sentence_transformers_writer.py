@@ -25,10 +25,10 @@ from index.files import (
     make_folder,
     make_folders,
     remove_tree,
-    rename,
     write_all,
     write_file,
 )
+from index.placing import put_in_place
 from retrieval.encoders.model_files import ModelFiles, brief
 from retrieval.encoders.neural_side import NeuralSide
 from retrieval.encoders.options import NeuralOptions
@@ -72,22 +72,6 @@ def write_model(encoder: LearnedSparseEncoder, folder: Path) -> None:
         if partial.exists():
             remove_tree(partial)
         raise
-
-
-def put_in_place(partial: Path, folder: Path) -> None:
-    """Between two renames nothing is called `folder`; what was there is still beside it."""
-    if not folder.exists():
-        rename(partial, folder)
-    else:
-        old = partial.with_suffix(".old")
-        rename(folder, old)
-        try:
-            rename(partial, folder)
-        except BaseException:
-            rename(old, folder)
-            raise
-        remove_tree(old)
-    flush_folder(folder.parent)
 
 
 OF_A_MODEL = re.compile(

@@ -16,25 +16,14 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from safetensors import SafetensorError
 
 from index.errors import WinnowError
-from index.files import (
-    close,
-    flush_file,
-    flush_folder,
-    make_folder,
-    open_file,
-    remove_tree,
-    rename,
-    write_all,
-    write_file,
-)
+from index.files import remove_tree, rename, write_file
 from index.locks import WriterLock
 from index.manifest import as_json, sha256_of_file
-from retrieval.encoders.sentence_transformers_writer import put_in_place
+from index.placing import append, replace_file, whole
 
 FORMAT_VERSION = 2
 LOG = "log.jsonl"
@@ -164,37 +153,3 @@ def check_same(path: Path, described: Mapping[str, Any]) -> None:
             f"{path.parent.parent} holds a run with {key} {found.get(key)!r:.80}, this one has {described.get(key)!r:.80}; resume it with "
             "the same settings and data, or train in another folder."
         )
-
-
-def whole(target: Path, fill: Callable[[Path], None]) -> None:
-    """A folder that `fill` has filled, in the place of an old one."""
-    partial = target.with_name(f".{target.name}.{uuid4().hex[:8]}.partial")
-    try:
-        make_folder(partial)
-        fill(partial)
-        for path in sorted(partial.rglob("*"), reverse=True):
-            (flush_folder if path.is_dir() else flush_file)(path)
-        flush_folder(partial)
-        put_in_place(partial, target)
-    except BaseException:
-        if partial.exists():
-            remove_tree(partial)
-        raise
-
-
-def append(path: Path, data: bytes) -> None:
-    """At the end of a file, which may be new."""
-    descriptor = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    try:
-        write_all(descriptor, data, path)
-    finally:
-        close(descriptor, path)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """The whole file in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    write_file(partial, data)
-    flush_file(partial)
-    rename(partial, path)
-    flush_folder(path.parent)
