@@ -1,0 +1,1 @@
+"""How does a sparse encoder learn? Examples, models with gradients, losses, regularisers and teachers."""
