@@ -29,7 +29,7 @@ from index.vectors import SparseQuery, checked_count, checked_query
 from kernels.cpu import anytime, query_batch, rank_safe
 from kernels.cpu.forward_rows import ForwardRows, count_buckets
 from kernels.cpu.impact_tiers import TIERS, ImpactTiers
-from kernels.cpu.score_documents import is_plain_query, score_documents
+from kernels.cpu.score_documents import is_plain_query, score_documents, score_table
 from kernels.cpu.workspace import Workspace, grown, has_room
 
 MOST_TERMS = 8_192  # of a query that is answered from its lists; a longer one scores every document
@@ -125,6 +125,33 @@ class ImpactSearch:
         wanted, lowest = self._wanted.but_only(allowed, self.num_docs), checked_floors(floors, len(queries))
         checked = [self.checked(*query) for query in queries]
         return self._search_batch(checked, min(k, wanted.num_docs), threads, effort, wanted, lowest)[0]
+
+    @interruptible
+    def scores(self, queries: Sequence[SparseQuery], docs: np.ndarray) -> np.ndarray:
+        """float32 [queries, docs]: what `search` would score each of the documents for each query; 0 for one without its terms.
+
+        docs  whole numbers, each of a document here, whether it may be found or not
+
+        Raises InvalidVectorsError for a query the index cannot take, and for what is no document.
+        """
+        docs, checked = np.asarray(docs), [self.checked(*query) for query in queries]
+        if docs.size and (docs.dtype.kind not in "iu" or docs.min() < 0 or docs.max() >= self.num_docs):
+            raise InvalidVectorsError(
+                f"documents {docs!r:.60} are not all of the {self.num_docs} documents, 0 to {self.num_docs - 1}."
+            )
+        found = np.zeros((len(checked), len(docs)), np.float32)
+        if found.size:
+            score_table(
+                self.forward,
+                self._buckets,
+                np.cumsum([0] + [len(query.terms) for query in checked]),
+                read_only(np.concatenate([query.terms for query in checked])),
+                read_only(np.concatenate([query.weights for query in checked])),
+                read_only(docs.astype(np.int32)),
+                self._workspace(max(len(query.terms) for query in checked), 1),
+                found,
+            )
+        return found
 
     @property
     def live(self) -> np.ndarray | None:

@@ -37,6 +37,17 @@ def score_batch(forward, docs, buckets, best_scores, best_docs, work):
 
 
 @compiled
+def score_table(forward, buckets, starts, terms, weights, docs, work, scores):
+    """Write the score of each of `docs` (int32) for each query, whose terms are terms[starts[q]:starts[q + 1]]: scores is float32
+    [queries, docs]."""
+    for query in range(scores.shape[0]):
+        own = slice(starts[query], starts[query + 1])
+        set_query(terms[own], weights[own], work)
+        score(forward, docs, buckets, work.query_weights, work.sieve, work.matches, scores[query])
+        clear_query(terms[own], work)
+
+
+@compiled
 def set_query(terms, weights, work):
     """Spread the query over the tables that `forward_rows.score` reads."""
     for i in range(terms.shape[0]):
