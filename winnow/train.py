@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from index.errors import WinnowError
+from winnow import train_sparse
 
 if TYPE_CHECKING:
     from retrieval.encoders.model_files import ModelFiles
@@ -22,7 +23,13 @@ KEYS = ("split", "exclude-titles-of", "limit")  # of --data
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(required=True, metavar="KIND", dest="kind")
     summary = "BlockRank (arXiv:2510.05396): a decoder reranks a list by its attention in one pass."
-    add_blockrank_arguments(kinds.add_parser("blockrank", help=summary, description=summary))
+    blockrank = kinds.add_parser("blockrank", help=summary, description=summary)
+    add_blockrank_arguments(blockrank)
+    blockrank.set_defaults(train=run_blockrank)
+    summary = "A sparse encoder: inference-free, siamese or of two models, from teachers and pairs."
+    sparse = kinds.add_parser("sparse", help=summary, description=summary)
+    train_sparse.add_arguments(sparse)
+    sparse.set_defaults(train=train_sparse.run)
 
 
 def add_blockrank_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +139,10 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    return int(arguments.train(arguments))
+
+
+def run_blockrank(arguments: argparse.Namespace) -> int:
     from retrieval.training.block_rank import BlockRankOptions
     from retrieval.training.lists import held_out
     from retrieval.training.trainer import train

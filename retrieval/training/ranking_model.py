@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from index.errors import ModelError, WinnowError
+from index.errors import WinnowError
 from index.files import told
 from retrieval.encoders.model_files import ModelFiles
 from retrieval.encoders.model_reading import on_device, read_model
@@ -23,9 +23,9 @@ from retrieval.rerankers.block_model import BlockModel, layers_of
 from retrieval.rerankers.block_pass import InParts, Prompt
 from retrieval.rerankers.block_rank import MassWatch
 from retrieval.rerankers.settings import BlockRankSettings
+from retrieval.training.adapters import add_lora, merged_weights
 
 Mode = Literal["attention", "full"]
-ADAPTER = "default"  # peft's name of the only one
 
 
 class RankingModel:
@@ -67,7 +67,7 @@ class RankingModel:
         model = cls(module, settings, mode, files.name)
         module.requires_grad_(True)
         if lora_rank:
-            add_lora(model, lora_rank)
+            add_lora(module, model.blocks.layers, lora_rank, files.name)
         if frozen_layers:
             model.freeze(frozen_layers)
         on_device(module, files.name, device)
@@ -117,7 +117,7 @@ class RankingModel:
         config = self.module.config
         config.architectures, config.dtype = [type(self.module).__name__], torch.float32
         config.save_pretrained(folder)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in merged_weights(self.module)}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in unwrapped_weights(self.module)}
         if getattr(config, "tie_word_embeddings", False):
             own = {id(p) for p in self.module.get_input_embeddings().parameters()}
             tied = [name for name, p in self.module.named_parameters(remove_duplicate=False) if id(p) in own]
@@ -138,40 +138,11 @@ def drop_layers(body: Any, layers: torch.nn.ModuleList, count: int) -> None:
         config.layer_types = config.layer_types[:count]
 
 
-def merged_weights(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights as the architecture calls them, adapters added to those that they change; the module stays as it is."""
+def unwrapped_weights(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """`merged_weights` as they are called without the wrappers that compute layers in parts."""
     parts = [f"{name}." for name, part in module.named_modules() if isinstance(part, InParts)]
-    adapted = {name: part for name, part in module.named_modules() if hasattr(part, "get_delta_weight")}
-    for name, value in module.state_dict().items():
-        if ".lora_" in name:
-            continue
-        owner = name.removesuffix(".base_layer.weight")
-        if owner != name and owner in adapted:
-            value = value + adapted[owner].get_delta_weight(ADAPTER)
-        written = name.replace(".base_layer.", ".")
+    for name, value in merged_weights(module):
         for part in parts:
-            if written.startswith(f"{part}layer."):
-                written = part + written[len(part) + len("layer.") :]
-        yield written, value
-
-
-def add_lora(model: RankingModel, rank: int) -> None:
-    """Adapters on all linear layers within the decoder's layers (Hu et al., arXiv:2106.09685); the rest is not trained.
-
-    Raises ModelError without peft, WinnowError for a rank below 1.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise ModelError("LoRA needs peft; pip install 'winnow-ir[train]'.") from error
-    if rank < 1:
-        raise WinnowError(f"the rank of LoRA is {rank}; it must be 1 or more, or 0 for training without.")
-    names = sorted(
-        {name.rpartition(".")[2] for name, part in model.blocks.layers.named_modules() if type(part) is torch.nn.Linear}
-    )
-    if not names:
-        raise ModelError(f"{model.name} has 0 linear layers that LoRA knows; train without it.")
-    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=names)
-    peft.inject_adapter_in_model(config, model.module, adapter_name=ADAPTER)
-    for name, parameter in model.module.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+            if name.startswith(f"{part}layer."):
+                name = part + name[len(part) + len("layer.") :]
+        yield name, value

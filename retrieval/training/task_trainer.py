@@ -78,7 +78,10 @@ class TaskTrainer(Trainer):
     def get_train_dataloader(self) -> Any:
         # the generator is the loader's own: else it would draw from the random state that the task's noise comes from
         return torch.utils.data.DataLoader(
-            Order(len(self.task), self.options), batch_size=1, collate_fn=lambda one: one[0], generator=torch.Generator()
+            Order(len(self.task), self.options),
+            batch_size=1,
+            collate_fn=lambda one: one[0],
+            generator=torch.Generator(),
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -93,7 +96,9 @@ class TaskTrainer(Trainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         losses = model(**inputs)
         if not losses.total.isfinite():
             raise TrainingError(
@@ -117,7 +122,9 @@ class TaskTrainer(Trainer):
         measured = {"gradient_norm": logs["grad_norm"], "tokens": self.tokens}
         found = {**self.parts, **measured, "seconds": time.perf_counter() - self.started}
         self.folder.log({"step": step, **found})
-        shown = {name: f"{self.parts[name]:.4g}" for name in getattr(self.task, "shown", ("loss",)) if name in self.parts}
+        shown = {
+            name: f"{self.parts[name]:.4g}" for name in getattr(self.task, "shown", ("loss",)) if name in self.parts
+        }
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
         self.tell_callbacks({**found, "learning_rate": logs["learning_rate"]})
@@ -163,7 +170,9 @@ class TaskTrainer(Trainer):
     def fill(self, folder: Path) -> None:
         """The library's files of a checkpoint, but of the model."""
         # copies: safetensors writes no tensors that share memory, as buffers may
-        tensors = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in self.kept().items()}
+        tensors = {
+            name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in self.kept().items()
+        }
         save_file(tensors, folder / WEIGHTS)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))

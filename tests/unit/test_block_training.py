@@ -359,7 +359,9 @@ def test_a_damaged_description_is_told(tmp_path):
         train(Line(), OPTIONS, tmp_path / "run", resume=True, progress=False)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "sha256.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "sha256.json"]
+)
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
 def test_a_damaged_checkpoint_is_told(tmp_path, name, damage):
     train(Line(), OPTIONS, tmp_path / "run", progress=False)

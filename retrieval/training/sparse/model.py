@@ -22,6 +22,7 @@ from retrieval.encoders.model_reading import quiet
 from retrieval.encoders.options import NeuralOptions
 from retrieval.encoders.ragged_model import RaggedModel
 from retrieval.encoders.tokens import Tokens
+from retrieval.training.adapters import add_lora
 
 UNTRAINED = {"own_terms": False, "top_k": None, "prune_ratio": 0.0, "method": "pooling"}  # what does not learn
 
@@ -44,9 +45,13 @@ class SparseModel(torch.nn.Module):
         super().__init__()
         for option, usual in UNTRAINED.items():
             if (value := getattr(options, option)) != usual:
-                raise WinnowError(f"{option} is {value!r:.40}; a model is trained with {usual!r}, so give it when encoding.")
+                raise WinnowError(
+                    f"{option} is {value!r:.40}; a model is trained with {usual!r}, so give it when encoding."
+                )
         if options.pooling != "max":
-            raise WinnowError(f"pooling is {options.pooling!r}; the head that is trained takes the maximum, so give 'max'.")
+            raise WinnowError(
+                f"pooling is {options.pooling!r}; the head that is trained takes the maximum, so give 'max'."
+            )
         self.module, self.name, self.options = module, name, options
         self.projection = module.get_output_embeddings()  # before it is taken off
         self.place = next(place for place, part in module.named_modules() if part is self.projection)
@@ -58,6 +63,10 @@ class SparseModel(torch.nn.Module):
                 part.p = dropout
         self.register_buffer("forbidden", torch.from_numpy(forbidden.astype(np.int64)), persistent=False)
         self.tokens_at_once: int | None = None
+
+    def add_lora(self, rank: int) -> None:
+        """Train adapters of this rank alone. Raises ModelError, WinnowError."""
+        add_lora(self.module, self.module.base_model, rank, self.name)
 
     @contextmanager
     def whole(self) -> Iterator[Any]:
@@ -131,7 +140,9 @@ def largest(
         return pooled_head_max(hidden, starts, weight, bias)
     from kernels.gpu.pooled_head import pooled_head_max as on_gpu  # Triton comes with PyTorch for CUDA
 
-    return on_gpu(hidden, torch.tensor(starts), weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype))
+    return on_gpu(
+        hidden, torch.tensor(starts), weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
+    )
 
 
 class QueryTable(torch.nn.Module):
@@ -167,5 +178,3 @@ def collection_idf(frequency: np.ndarray, num_docs: int) -> np.ndarray:
     """float32 [terms]: ln(1 + (N - df + 0.5) / (df + 0.5)), as BM25 and OpenSearch's idf.json have it."""
     df = frequency.astype(np.float64)
     return np.log(1 + (num_docs - df + 0.5) / (df + 0.5)).astype(np.float32)
-
-

@@ -80,7 +80,9 @@ class SparseOptions:
             raise WinnowError("the weights of all losses are 0; give one of contrastive, distillation, margin_mse.")
         for name, steered in (("document", self.document_terms), ("query", self.query_terms)):
             if steered is not None and not getattr(self, f"{name}_weight"):
-                raise WinnowError(f"{name}_weight is 0 and {name}_terms is {steered}; a weight that is steered begins above 0.")
+                raise WinnowError(
+                    f"{name}_weight is 0 and {name}_terms is {steered}; a weight that is steered begins above 0."
+                )
 
     def check_teachers(self, number: int) -> None:
         """Raises WinnowError where there are teachers that nothing learns from, or none that it should."""
@@ -91,4 +93,6 @@ class SparseOptions:
         if number and not (self.distillation or self.margin_mse):
             raise WinnowError(f"there are {number} teachers, and distillation and margin_mse are 0; give one a weight.")
         if self.teacher_weights and len(self.teacher_weights) != number:
-            raise WinnowError(f"there are {len(self.teacher_weights)} teacher_weights for {number} teachers; give each one.")
+            raise WinnowError(
+                f"there are {len(self.teacher_weights)} teacher_weights for {number} teachers; give each one."
+            )

@@ -96,7 +96,9 @@ def beginning(options: ModelOptions) -> LearnedSparseEncoder:
     if options.head == "own":
         encoder = load_checkpoint(options.start, None, {**options.encoder, **queries_as_said(options)})
         if encoder.document.options.dtype != "float32":
-            raise WinnowError(f"dtype is {encoder.document.options.dtype}; weights are trained in float32, see training.precision.")
+            raise WinnowError(
+                f"dtype is {encoder.document.options.dtype}; weights are trained in float32, see training.precision."
+            )
         return encoder
     folder = minilm_folder() if options.start == MINILM else Path(options.start)
     files = ModelFiles(str(folder), fingerprint=FINGERPRINT if options.start == MINILM else None)

@@ -1,10 +1,10 @@
 """A training run as a TOML file says it.
 
-    [model]      where it begins: `ModelOptions`, with the options of encoding in [model.encoder] (docs/models.md)
-    [data]       what it learns from: `DataOptions`
-    [[teachers]] what it learns from them: `TeacherOptions`, one table each
-    [loss]       `SparseOptions`
-    [training]   `TrainingOptions`
+[model]      where it begins: `ModelOptions`, with the options of encoding in [model.encoder] (docs/models.md)
+[data]       what it learns from: `DataOptions`
+[[teachers]] what it learns from them: `TeacherOptions`, one table each
+[loss]       `SparseOptions`
+[training]   `TrainingOptions`
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ class Recipe:
             for section in sections:
                 place = place.setdefault(section, {})
                 if not isinstance(place, dict):
-                    raise WinnowError(f"{name} cannot be set: {section} of {path} is no table; name it as loss.contrastive.")
+                    raise WinnowError(
+                        f"{name} cannot be set: {section} of {path} is no table; name it as loss.contrastive."
+                    )
             place[key] = value
         return cls.of(found, str(path))
 
@@ -117,7 +119,9 @@ class Recipe:
     def of(cls, found: Mapping[str, Any], where: str) -> Recipe:
         """Raises WinnowError for what is not known, or of another type."""
         if unknown := sorted(set(found) - {one.name for one in fields(cls)}):
-            raise WinnowError(f"{where} has {unknown[0]!r:.40}; a recipe has {', '.join(one.name for one in fields(cls))}.")
+            raise WinnowError(
+                f"{where} has {unknown[0]!r:.40}; a recipe has {', '.join(one.name for one in fields(cls))}."
+            )
         teachers = found.get("teachers", [])
         if not isinstance(teachers, list):
             raise WinnowError(f"{where} has teachers that are no list; write each under [[teachers]].")

@@ -7,6 +7,7 @@ negatives of one query are also those of others; and documents that came as nega
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from index.manifest import as_json
 from retrieval.encoders.tokens import TextReader
 from retrieval.training.run_folder import TrainingError
 from retrieval.training.sparse.examples import Examples
@@ -192,7 +192,9 @@ class SparseTask:
             weights = self.of_texts(0, held_out.documents[first : first + TEXTS_AT_ONCE])
             terms.append(mean_terms(weights) * len(weights))
             scores.append((query_weights @ weights.T).cpu())
-        gained = [ndcg(row, answers) for row, answers in zip(torch.cat(scores, 1).numpy(), held_out.answers, strict=True)]
+        gained = [
+            ndcg(row, answers) for row, answers in zip(torch.cat(scores, 1).numpy(), held_out.answers, strict=True)
+        ]
         found = {self.measure: float(np.mean(gained)), "terms": sum(terms) / len(held_out.documents)}
         return found | ({"query_terms": mean_terms(query_weights)} if self.has_query_model else {})
 
@@ -231,5 +233,7 @@ def digest(*lists: Sequence[Any]) -> str:
     """A checksum of texts and numbers."""
     found = hashlib.sha256()
     for values in lists:
-        found.update(as_json([value.tolist() if isinstance(value, np.ndarray) else value for value in values]))
+        found.update(
+            json.dumps([value.tolist() if isinstance(value, np.ndarray) else value for value in values]).encode()
+        )
     return found.hexdigest()[:16]
