@@ -136,7 +136,7 @@ class TaskTrainer(Trainer):
         """Logs the measures, and keeps the model if it is the best so far; of equals the first."""
         started = time.perf_counter()
         self.task.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.accelerator.autocast():
             measures = self.task.evaluate()
         value, step = measures[self.task.measure], self.state.global_step
         self.folder.log({"step": step, "evaluation": measures, "evaluation_seconds": time.perf_counter() - started})
