@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,14 @@ def prepare(recipe: Recipe, *, cache: str | Path, device: str | None = None, pro
     torch.manual_seed(recipe.training.seed)  # adapters begin at random
     towers = build(recipe.model, began_as, idf)
     on_device(towers, recipe.model.start, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    query_reader = began_as.query.tokens if isinstance(began_as.query, NeuralSide) else began_as.document.tokens
+    reads = began_as.document.tokens
+    query_reads = began_as.query.tokens if isinstance(began_as.query, NeuralSide) else reads
+    if data.max_length:
+        options = replace(began_as.document.options, max_length=data.max_length)
+        reads = began_as.document.reads(began_as.tokenizer, options)
     return SparseTask(
         towers,
-        (began_as.document.tokens, query_reader),
+        (reads, query_reads),
         examples,
         recipe.loss,
         teachers=[

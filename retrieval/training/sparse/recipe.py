@@ -64,6 +64,7 @@ class DataOptions:
     negatives    a file of `winnow mine`; empty: none
     held_out     the split that is evaluated on; empty: none
     others       documents beside the answers that held-out queries are searched in, drawn from the corpus
+    max_length   tokens of a document that are read while training; 0: as many as the encoder reads afterwards
     """
 
     folder: str = ""
@@ -71,6 +72,7 @@ class DataOptions:
     negatives: str = ""
     held_out: str = ""
     others: int = 1000
+    max_length: int = 0
 
 
 @dataclass(frozen=True)

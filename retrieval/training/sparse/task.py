@@ -192,7 +192,8 @@ class SparseTask:
         for first in places(held_out.documents):
             weights = self.of_texts(0, held_out.documents[first : first + TEXTS_AT_ONCE])
             terms.append(mean_terms(weights) * len(weights))
-            scores.append((query_weights @ weights.T).cpu())
+            with torch.autocast(weights.device.type, enabled=False):
+                scores.append((query_weights @ weights.T).cpu())
         gained = [
             ndcg(row, answers) for row, answers in zip(torch.cat(scores, 1).numpy(), held_out.answers, strict=True)
         ]
