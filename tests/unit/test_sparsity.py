@@ -273,6 +273,7 @@ def test_a_resumed_weight_goes_on_the_same():
             stopped.update(seen[step], step)
         resumed.load_state_dict(stopped.state_dict())
         found = []
+        assert resumed.value == expected[cut - 1]
         for step in range(cut, 900):
             resumed.update(seen[step], step)
             found.append(resumed.value)
