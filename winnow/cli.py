@@ -10,7 +10,23 @@ from importlib.metadata import PackageNotFoundError, version
 def main(argv: list[str] | None = None) -> int:
     try:
         from index.errors import run_command
-        from winnow import add, delete, demo, encode, evaluate, index, info, merge, repair, search, train, tune, verify
+        from winnow import (
+            add,
+            delete,
+            demo,
+            encode,
+            evaluate,
+            index,
+            info,
+            merge,
+            mine,
+            pairs,
+            repair,
+            search,
+            train,
+            tune,
+            verify,
+        )
     except ImportError as error:  # our own sentence about another package named `kernels`
         sys.exit(f"winnow: {error}")
     parser = argparse.ArgumentParser(
@@ -28,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         "info": info,
         "verify": verify,
         "repair": repair,
+        "pairs": pairs,
+        "mine": mine,
         "train": train,
         "tune": tune,
         "eval": evaluate,

@@ -15,6 +15,7 @@ import numpy as np
 from index.documents import Document
 from index.errors import CorpusError, WinnowError
 from retrieval.corpus import read_corpus, records_of
+from retrieval.training.negatives import found_beside
 
 Queries = Mapping[str, str]
 Qrels = Mapping[str, Mapping[str, int]]
@@ -118,12 +119,9 @@ def bm25_negatives(
     from retrieval.retriever import Retriever
 
     retriever = Retriever.from_pretrained("bm25").index(documents, progress=progress)
-    most = max(len(judged) for judged in relevant.values())
-    answers = retriever.search_batch([queries[query] for query in relevant], depth + most, stored=False)
-    return {
-        query: [hit.doc_id for hit in hits if hit.doc_id not in relevant[query]][:depth]
-        for query, hits in zip(relevant, answers, strict=True)
-    }
+    unwanted = [list(judged) for judged in relevant.values()]
+    found = found_beside(retriever, [queries[query] for query in relevant], unwanted, depth)
+    return {query: [doc_id for doc_id, _ in one.documents] for query, one in zip(relevant, found, strict=True)}
 
 
 def read_lists(path: str | Path) -> list[Candidates]:

@@ -89,6 +89,8 @@ def test_the_direction_test_sees_a_wrong_import():
         ["-m", "winnow", "search", "--help"],
         ["-m", "winnow", "eval", "--help"],
         ["-m", "winnow", "train", "blockrank", "--help"],
+        ["-m", "winnow", "pairs", "--help"],
+        ["-m", "winnow", "mine", "--help"],
         ["-m", "winnow", "demo", "--help"],
         ["-m", "eval.beir", "--help"],
     ],

@@ -132,12 +132,13 @@ def question_answer(source: Source, data: Path, chance: Random) -> Iterator[Pass
     """JSON lines of {"id", "question", "answer"}."""
     (file,) = source.files(data)
     for where, record in drawn(records_of(file), source.limit, chance):
-        fields = [record.get(name) if isinstance(record, dict) else None for name in ("id", "question", "answer")]
-        if not all(isinstance(field, str) for field in fields) or not fields[0]:
+        doc_id, question, answer = (
+            record.get(name) if isinstance(record, dict) else None for name in ("id", "question", "answer")
+        )
+        if not (isinstance(doc_id, str) and doc_id and isinstance(question, str) and isinstance(answer, str)):
             raise CorpusError(
-                f"{where} holds {record!r:.60}; it must be an object of id, question and answer, all of them texts."
+                f"{where} holds {record!r:.60}; it must have an id, a question and an answer, all of them texts."
             )
-        doc_id, question, answer = fields
         text, sentences = without_sentences(answer, source.cloze, chance)
         yield Passage(where, doc_id, "", text, [Asked(question), *sentences])
 

@@ -130,9 +130,9 @@ class PairSet:
                 yield from ((query, document) for document in documents)
 
 
-def check_empty(folder: Path) -> None:
+def check_empty(folder: str | Path) -> None:
     """Raises WinnowError unless a training set can be written there."""
-    if os.path.lexists(folder) and (not folder.is_dir() or os.listdir(folder)):
+    if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise WinnowError(f"{folder} is not an empty folder; give a new one for the training set.")
 
 
