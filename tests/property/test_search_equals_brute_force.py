@@ -50,6 +50,22 @@ def test_search_equals_brute_force(documents, query, k, impacts):
     assert as_pairs(answer) == brute_force(stored_impacts(documents, impacts), query, k)
 
 
+@given(
+    documents=documents_of(odd) | documents_of(messy),
+    queries=st.lists(st.dictionaries(terms, any_weight | odd), max_size=4),
+    impacts=st.sampled_from(["u8", "u16", "f32"]),
+)
+def test_scores_of_given_documents_equal_brute_force(documents, queries, impacts):
+    """Seen to fail on: a query's weights left in the table for the next one."""
+    index = InvertedIndex.build(sparse_rows(documents), InvertedIndexOptions(NUM_TERMS, impacts))
+    backwards = np.arange(len(documents))[::-1]
+    given_queries = [SparseQuery(np.array(list(query), np.int64), np.array(list(query.values()))) for query in queries]
+    table = index.scores(given_queries, backwards)
+    for query, scores in zip(queries, table[:, ::-1], strict=True):
+        expected = {doc: score for score, doc in brute_force(stored_impacts(documents, impacts), query, len(documents))}
+        assert scores.tolist() == [expected.get(doc, 0) for doc in range(len(documents))]
+
+
 @given(documents=documents_of(any_weight), impacts=st.sampled_from(["u8", "u16"]))
 def test_quantised_impacts_are_within_half_a_step(documents, impacts):
     index = InvertedIndex.build(sparse_rows(documents), InvertedIndexOptions(NUM_TERMS, impacts))

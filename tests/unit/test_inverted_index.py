@@ -78,6 +78,22 @@ def test_impacts_of_one_document_are_zero_where_it_lacks_the_term(index):
     assert index.impacts(3, np.array([COFFEE, TEA, MILK])).tolist() == [0, 0, 0]
 
 
+def test_given_documents_are_scored_for_each_of_some_queries(index):
+    queries = [
+        SparseQuery(np.array([MILK, TEA]), np.array([1.0, 2.0])),
+        SparseQuery(np.array([]), np.array([])),
+        SparseQuery(np.array([COFFEE]), np.array([3.0])),
+    ]
+    scores = index.scores(queries, np.array([2, 0, 3, 2]))
+    assert scores.dtype == np.float32
+    assert scores.tolist() == [[2 * 9 + 4, 1, 0, 2 * 9 + 4], [0, 0, 0, 0], [0, 3 * 5, 0, 0]]
+    assert index.scores([], np.array([1])).shape == (0, 1)
+    assert index.scores(queries, np.array([])).shape == (3, 0)
+    for docs in ([4], [-1], [1.5]):
+        with pytest.raises(InvalidVectorsError, match="are not all of the 4 documents, 0 to 3"):
+            index.scores(queries, np.array(docs))
+
+
 def test_size_counts_postings_and_bytes(index):
     terms, windows, tiers, docs, postings = 3, 1, 4, 4, 5
     lists = 8 * (terms * windows * tiers + 1) + 2 * postings + 3  # 4-bit codes: 5 postings take 3 bytes

@@ -9,6 +9,7 @@ Either may be packed (.gz).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,6 @@ def tsv_records(path: Path) -> Iterator[tuple[str, Any]]:
             continue
         if len(values) != len(COLUMNS):
             raise CorpusError(f"{where} has {len(values)} columns; a line of scores has {', '.join(COLUMNS)}.")
-        try:
+        with suppress(ValueError):  # a text is told
             values[2] = float(values[2])
-        except ValueError:
-            pass  # a text, which is told
         yield where, dict(zip(COLUMNS, values, strict=True))

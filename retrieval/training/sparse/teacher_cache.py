@@ -74,20 +74,24 @@ class Texts(NamedTuple):
         return cls(what, ids, [given[text_id] for text_id in ids], short, whole.hexdigest())
 
     def write(self, path: Path) -> dict[str, int]:
-        """Write ids and digests; returns the description that `differing` needs."""
+        """Write ids and digests; returns the description that `shared` needs."""
         text, starts = end_to_end([text_id.encode() for text_id in self.ids])
         for name, array in (("ids.text", text), ("ids.starts", starts), ("digests", self.digests)):
             save_array(path / f"{self.what}.{name}.npy", array)
         return {"rows": len(self.ids), "id_bytes": len(text)}
 
-    def differing(self, path: Path, written: Mapping[str, int]) -> list[str]:
-        """The ids that had other texts when `write` wrote them there."""
+    def shared(self, path: Path, written: Mapping[str, int]) -> tuple[int, list[str]]:
+        """How many of the ids `write` wrote there, and those of them that had other texts then."""
         text = open_array(path / f"{self.what}.ids.text.npy", "uint8", written["id_bytes"]).tobytes()
         starts = open_array(path / f"{self.what}.ids.starts.npy", "int64", written["rows"] + 1).tolist()
         digests = open_array(path / f"{self.what}.digests.npy", "uint64", written["rows"]).tolist()
         before = {text[a:b].decode(): digest for (a, b), digest in zip(pairwise(starts), digests, strict=True)}
-        now = zip(self.ids, self.digests.tolist(), strict=True)
-        return [text_id for text_id, digest in now if before.get(text_id, digest) != digest]
+        now = {
+            text_id: digest
+            for text_id, digest in zip(self.ids, self.digests.tolist(), strict=True)
+            if text_id in before
+        }
+        return len(now), [text_id for text_id, digest in now.items() if before[text_id] != digest]
 
 
 class Asked(NamedTuple):
@@ -138,25 +142,34 @@ class TeacherFolder:
 
         identify  all that the model's scores depend on, but for where its files are; raises ModelError where it cannot be had
 
-        Without the model, it is that of the same name and options, if there is one: what was computed elsewhere is of use. Warns where
-        only the texts are others than before. Raises TeacherError where neither model nor folder is there.
+        Without the model, it is that of the same name and options, if there is one: what was computed elsewhere is of use. Warns of
+        that, and where the same ids had other texts before. Raises ModelError, TeacherError where the model's folders are of other texts.
         """
         try:
             identity = identify()
         except ModelError as error:
-            found = [path for path, texts in kept_of(cache, asked) if texts == asked.texts]
-            if len(found) == 1:
-                return cls(found[0], asked, error)
-            raise TeacherError(
-                f"{asked.name} cannot be had here ({str(error).rstrip('.')}), and {cache} holds "
-                f"{f'{len(found)} models of that name' if found else told_of_others(cache, asked) or 'nothing of it'}; compute it "
-                "where the model is, with the same options, ids and texts."
-            ) from error
+            return cls.without_model(cache, asked, error)
         told = as_json({"format_version": FORMAT_VERSION, "model": identity, "texts": asked.texts})
         path = cache / f"{folder_name(asked.name)}-{hashlib.sha256(told).hexdigest()[:16]}"
         if not is_index(path) and (others := told_of_others(cache, asked)):
             warnings.warn(f"{cache} holds {others}; {asked.name} is computed anew.", WinnowWarning, stacklevel=4)
         return cls(path, asked)
+
+    @classmethod
+    def without_model(cls, cache: Path, asked: Asked, error: ModelError) -> TeacherFolder:
+        """See `find`. Raises `error` where nothing is kept of the model."""
+        kept, why = kept_of(cache, asked), str(error).rstrip(".")
+        if not kept:
+            raise error
+        found = [path for path, texts in kept if texts == asked.texts]
+        if len(found) != 1:
+            has = f"{len(found)} models of that name" if found else told_of_others(cache, asked) or "it for other ids"
+            raise TeacherError(
+                f"{asked.name} cannot be had here ({why}), and {cache} holds {has}; compute it where the model is, with the same "
+                "options, ids and texts."
+            ) from error
+        warnings.warn(f"{why}; what {found[0]} keeps of it is taken.", WinnowWarning, stacklevel=5)
+        return cls(found[0], asked, error)
 
     def read(self) -> Commit | None:
         """What is there, every byte checked; None for a folder that is not there yet."""
@@ -252,15 +265,21 @@ def kept_of(cache: Path, asked: Asked) -> list[tuple[Path, list[str]]]:
 
 
 def told_of_others(cache: Path, asked: Asked) -> str | None:
-    """What to say where the same model was asked of the same ids with other texts; None: it was not."""
+    """What to say where the same model was asked of the same ids with other texts; None: it was not, or of these texts too."""
+    told: list[tuple[int, str]] = []
     for path, _ in kept_of(cache, asked):
         try:
             commit = read_current(path, KIND, lambda commit: commit)
         except IndexFormatError:  # nobody asked for that one
             continue
         part = commit.parts[commit.contents["of"]]
-        for side in (asked.queries, asked.documents):
-            ids = side.differing(part.path, part.contents[side.what])
-            if ids:
-                return f"{asked.name}'s in {path.name} for other texts of {len(ids):,} {side.what}, for example {ids[0]!r:.60}"
-    return None
+        sides = asked.queries, asked.documents
+        shared = {side.what: side.shared(part.path, part.contents[side.what]) for side in sides}
+        differing = [(len(ids), what, ids[0]) for what, (_, ids) in shared.items() if ids]
+        if differing:
+            count, what, first = differing[0]
+            other_texts = f"other texts of {count:,} {what}, for example {first!r:.60}"
+            told.append((sum(count for count, _, _ in differing), f"{asked.name}'s in {path.name} for {other_texts}"))
+        elif any(count for count, _ in shared.values()):
+            return None
+    return min(told)[1] if told else None
