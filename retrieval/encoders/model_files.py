@@ -17,9 +17,11 @@ from index.errors import ModelError
 from index.manifest import sha256_of_file
 from retrieval.encoders import minilm
 
+EIGHT_BIT = "model-8bit"  # see eight_bit.py
 WEIGHTS = (
     ("adapter_model", "safetensors"),
     ("model", "safetensors"),
+    (EIGHT_BIT, "safetensors"),
     ("pytorch_model", "bin"),
 )
 PATTERNS = ["*.json", "*.txt", "*.model", "*.safetensors"]  # of files to fetch, in any folder of a checkpoint
