@@ -22,7 +22,7 @@ from index.files import (
 
 def whole(target: Path, fill: Callable[[Path], None]) -> None:
     """A folder that `fill` has filled, in the place of an old one."""
-    partial = target.with_name(f".{target.name}.{uuid4().hex[:8]}.partial")
+    partial = target.with_name(f".{target.name[:100]}.{uuid4().hex[:8]}.partial")
     try:
         make_folder(partial)
         fill(partial)

@@ -26,6 +26,7 @@ from kernels.cpu.sparse import SparseRows
 from retrieval.corpus import Corpus, FieldNames, read_corpus
 from retrieval.encoders.loading import load_encoder, read_encoder
 from retrieval.encoders.protocol import SparseEncoder
+from retrieval.encoders.shipped import DEFAULT_MODEL
 from retrieval.encoders.text_stream import TruncationWarning
 from retrieval.encoders.weighted_terms import renumbered
 from retrieval.progress import progress as counted
@@ -47,7 +48,7 @@ class EncodedFolder(NamedTuple):
 def encode_corpus(
     corpus: Corpus,
     folder: str | Path,
-    model: str = "mini",
+    model: str = DEFAULT_MODEL,
     *,
     options: Mapping[str, Any] | None = None,
     names: FieldNames | None = None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from retrieval.encoders.shipped import DEFAULT_MODEL
+
 QUESTIONS = (
     "read a csv file row by row",
     "walk through all files in a folder",
@@ -14,7 +16,9 @@ QUESTIONS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("questions", nargs="*", default=QUESTIONS, metavar="QUESTION", help="ask this instead")
     parser.add_argument("-k", type=int, default=3, help="how many documents a question (default: 3)")
-    parser.add_argument("--model", default="mini", help="bm25 or mini (default: mini)")
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help=f"bm25, {DEFAULT_MODEL}, or another model (default: {DEFAULT_MODEL})"
+    )
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
 
 

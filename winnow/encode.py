@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from retrieval.encoders.shipped import DEFAULT_MODEL
 from retrieval.encoders.written_options import add_option_argument, parse_options
 from winnow.index import add_reading_arguments, field_names
 
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="FOLDER", help="where the vectors go; a run that was stopped goes on there"
     )
-    parser.add_argument("--model", default="mini", help="the model that encodes (default: mini)")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help=f"the model that encodes (default: {DEFAULT_MODEL})")
     add_option_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
 

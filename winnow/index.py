@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from retrieval.encoders.shipped import DEFAULT_MODEL
 from retrieval.encoders.written_options import add_option_argument, parse_options
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         help="bm25, mini, minilm, vectors (the documents' own), a name of docs/models.md, or a checkpoint's folder; several with + "
-        "between them, as in bm25+minilm (default: mini; with vectors given, what made them)",
+        f"between them, as in bm25+minilm (default: {DEFAULT_MODEL}; with vectors given, what made them)",
     )
     add_option_argument(parser)
     parser.add_argument(
@@ -91,7 +92,6 @@ def model_of(corpus: str, vectors: str | None) -> str:
     """The name of the model that the vectors call for, or the folder that says what made them."""
     from pathlib import Path
 
-    from retrieval.encoders.loading import DEFAULT_MODEL
     from retrieval.vector_files import is_encoded, is_vector_file
 
     if vectors is not None and is_encoded(Path(vectors)):

@@ -16,7 +16,6 @@ from retrieval.encoders.protocol import Encoder, SparseEncoder
 if TYPE_CHECKING:
     from retrieval.encoders.dense.encoder import DenseEncoder
 
-DEFAULT_MODEL = "mini"
 CHECKPOINT_FILES = ("config.json", "modules.json", "adapter_config.json")
 
 
@@ -45,6 +44,14 @@ def mini(impacts: WeightImpacts | None, options: Options) -> SparseEncoder:
     encoder = mini(impacts, **wishes.document)
     encoder.document.device = wishes.device
     return encoder
+
+
+def winnow_mini(impacts: WeightImpacts | None, options: Options) -> SparseEncoder:
+    from retrieval.encoders.checkpoints import load_checkpoint
+
+    if options.get("revision") is not None:
+        raise WinnowError(f"winnow-mini comes with the package; leave revision={options['revision']!r:.60} out.")
+    return load_checkpoint("winnow-mini", impacts, options)
 
 
 def minilm(impacts: WeightImpacts | None, options: Options) -> DenseEncoder:
@@ -96,6 +103,7 @@ MODELS: dict[str, Callable[[WeightImpacts | None, Options], Encoder]] = {
     "mini": mini,
     "minilm": minilm,
     "vectors": vectors,
+    "winnow-mini": winnow_mini,
 }
 WITHOUT_OPTIONS = ("bm25", "vectors")
 SEVERAL = "several"  # the family of the encoders of a retriever with several arms

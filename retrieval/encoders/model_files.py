@@ -16,10 +16,13 @@ from typing import Any
 from index.errors import ModelError
 from index.manifest import sha256_of_file
 from retrieval.encoders import minilm
+from retrieval.encoders.shipped import SHIPPED, shipped_folder
 
+EIGHT_BIT = "model-8bit"  # see eight_bit.py
 WEIGHTS = (
     ("adapter_model", "safetensors"),
     ("model", "safetensors"),
+    (EIGHT_BIT, "safetensors"),
     ("pytorch_model", "bin"),
 )
 PATTERNS = ["*.json", "*.txt", "*.model", "*.safetensors"]  # of files to fetch, in any folder of a checkpoint
@@ -189,6 +192,8 @@ def checkpoint_folder(name: str, revision: str | None = None, *, code: bool = Fa
     """
     if (name, revision) == (minilm.HUB_NAME, minilm.REVISION):
         return minilm.minilm_folder()
+    if name in SHIPPED:  # whatever lies in a folder of its name here
+        return shipped_folder(name)
     path = Path(name)
     if name and os.path.isdir(path):  # unlike Path's, for names that no file can have too
         return path.absolute()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +13,11 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
 from index.errors import ModelError
+from retrieval.encoders import eight_bit
 from retrieval.encoders.model_files import ModelFiles, brief
+from retrieval.encoders.safetensors_files import tensors_of
 
 ENCODERS_ALONE = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}  # by model_type
-STORED_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 
 
 def read_model(files: ModelFiles, dtype: str, *, with_head: bool, classifies: bool = False) -> Any:
@@ -53,7 +50,7 @@ def read_model(files: ModelFiles, dtype: str, *, with_head: bool, classifies: bo
                 model, report = wanted.from_pretrained(files.folder, **arguments)
     except ImportError as error:
         raise ModelError(f"{files.name} needs a package that is not installed ({brief(error)}).") from error
-    except MemoryError:
+    except (ModelError, MemoryError):
         raise
     except Exception as error:  # whatever the library meets in the files
         raise ModelError(f"{files.name} cannot be loaded ({type(error).__name__}: {brief(error)}).") from error
@@ -73,31 +70,28 @@ def read_model(files: ModelFiles, dtype: str, *, with_head: bool, classifies: bo
 
 def class_for_tensors(files: ModelFiles, *, with_head: bool) -> Any | None:
     """The class of transformers that takes tensors as they are read; None where the library is to find the weights itself."""
-    has_tensors = any(path.suffix == ".safetensors" for path in files.weight_files())
-    if files.trust_remote_code or not has_tensors:
+    weights = {path.name for path in files.weight_files()}
+    has_tensors = any(name.endswith(".safetensors") for name in weights)
+    is_packed = eight_bit.FILE in weights  # which the library would not find
+    if not has_tensors or (files.trust_remote_code and not is_packed):
         return None
     if not with_head and (files.config.get("is_encoder_decoder") or not files.architecture.endswith("Model")):
-        return None
+        return base_class(files) if is_packed else None
     return getattr(transformers, files.architecture, None)
 
 
+def base_class(files: ModelFiles) -> Any:
+    """The class of transformers of a model's layers alone; of an encoder and a decoder only the encoder."""
+    if name := ENCODERS_ALONE.get(files.config.get("model_type", "")):
+        return getattr(transformers, name)
+    return transformers.MODEL_MAPPING[type(transformers.AutoConfig.from_pretrained(files.folder))]
+
+
 def read_tensors(files: ModelFiles) -> dict[str, torch.Tensor]:
-    """All tensors of the safetensors files, each in memory of its own: what replaces one can let it go. (The library maps the whole file,
-    which then stays in memory beside the layers made from it.)"""
-    tensors = {}
+    """All tensors of the safetensors files; of those with 8 bits a weight, the weights. Raises ModelError where these are not sound."""
+    tensors: dict[str, torch.Tensor] = {}
     for path in files.weight_files():
-        with safe_open(path, "pt") as checked:  # the library's own reading of the header, with its checks
-            names = set(checked.keys())
-        with open(path, "rb", buffering=0) as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-            for name in names:
-                begin, end = header[name]["data_offsets"]
-                data = torch.empty(end - begin, dtype=torch.uint8)
-                file.seek(8 + size + begin)
-                if end > begin and file.readinto(data.numpy()) != end - begin:
-                    raise OSError(f"{path} ends within {name}")
-                tensors[name] = data.view(STORED_DTYPES[header[name]["dtype"]]).view(header[name]["shape"])
+        tensors |= eight_bit.unpacked(path) if path.name == eight_bit.FILE else tensors_of(path)
     return tensors
 
 

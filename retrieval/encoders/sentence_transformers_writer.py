@@ -1,35 +1,22 @@
 """Writes a learned sparse encoder as a folder that sentence-transformers 6.2 opens as a SparseEncoder with equal vectors.
 
-One model for both sides is one tower; otherwise a Router has a route for each, which share what they have in common. Whole or not at
-all: a folder beside the wanted one is filled, flushed, then renamed.
+One model for both sides is one tower; otherwise a Router has a route for each, which share what they have in common. Weights in 8 bits are
+written as the float32 that they stand for.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 
-from index.errors import ModelError, WinnowError
-from index.files import (
-    created,
-    flush_file,
-    flush_folder,
-    make_folder,
-    make_folders,
-    remove_tree,
-    write_all,
-    write_file,
-)
-from index.placing import put_in_place
-from retrieval.encoders.model_files import ModelFiles, brief
+from index.errors import ModelError
+from index.files import make_folder, write_file
+from retrieval.encoders.model_files import EIGHT_BIT, ModelFiles, brief
+from retrieval.encoders.model_folder import copy_file, write_json, write_whole
 from retrieval.encoders.neural_side import NeuralSide
 from retrieval.encoders.options import NeuralOptions
 from retrieval.encoders.sentence_transformers import ACTIVATIONS, STATIC
@@ -47,7 +34,6 @@ CLASSES = {
 # options that the format has a place for; all others must be as they are unless told
 EXPRESSIBLE = {"activation", "pooling", "max_length", "prefix", "own_terms", "top_k"}
 NO_LIMIT = 10**30  # what transformers writes for a tokenizer without one
-CHUNK = 1 << 24  # bytes
 
 
 def write_model(encoder: LearnedSparseEncoder, folder: Path) -> None:
@@ -57,43 +43,7 @@ def write_model(encoder: LearnedSparseEncoder, folder: Path) -> None:
     something else, StorageError where the disk cannot take it.
     """
     check_expressible(encoder)
-    folder = Path(os.path.realpath(folder))
-    check_replaceable(folder)
-    make_folders(folder.parent)
-    partial = folder.with_name(f".{folder.name[:100]}.{uuid4().hex[:8]}.partial")
-    try:
-        make_folder(partial)
-        write_modules(encoder, partial)
-        for path in sorted(partial.rglob("*"), reverse=True):
-            (flush_folder if path.is_dir() else flush_file)(path)
-        flush_folder(partial)
-        put_in_place(partial, folder)
-    except BaseException:
-        if partial.exists():
-            remove_tree(partial)
-        raise
-
-
-OF_A_MODEL = re.compile(
-    r"[a-z_]*config[a-z_]*\.json|modules\.json|tokenizer\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)|merges\.txt"
-    r"|(model|pytorch_model)[-a-z0-9]*\.(safetensors|bin)|(model|pytorch_model)[a-z.]*\.index\.json|idf\.json|README\.md|.*\.model"
-)
-
-
-def check_replaceable(folder: Path) -> None:
-    """Raises WinnowError unless the folder is not there, empty, or such a model."""
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise WinnowError(f"{folder} is not a folder; give a new or empty folder for the model.")
-    names = os.listdir(folder)
-    if names and not {"modules.json", "config_sentence_transformers.json"} <= set(names):
-        raise WinnowError(f"{folder} holds {min(names)!r} and is no model of this kind; give a new or empty folder.")
-    for path in sorted(folder.rglob("*")):  # it would be gone
-        if path.is_symlink() or not (path.is_dir() or OF_A_MODEL.fullmatch(path.name)) or path.name.startswith("."):
-            raise WinnowError(
-                f"{folder} holds {str(path.relative_to(folder))!r:.80}, which is not of a model; give a new or empty folder."
-            )
+    write_whole(folder, lambda partial: write_modules(encoder, partial))
 
 
 def check_expressible(encoder: LearnedSparseEncoder) -> None:
@@ -226,8 +176,11 @@ def write_transformer(folder: Path, encoder: LearnedSparseEncoder, sides: Mappin
         raise ModelError(f"{files.folder} holds no weights (model.safetensors); the checkpoint is not complete.")
     config = {name: value for name, value in files.config.items() if name not in ("auto_map", "torch_dtype")}
     write_json(folder / "config.json", {**config, "dtype": "float32"})  # what ours computes in, whatever is stored
-    for path in [*weights, *files.folder.glob(f"*{weights[0].suffix}.index.json")]:
-        copy_file(path, folder / path.name)
+    if weights[0].stem == EIGHT_BIT:
+        write_restored(weights[0], folder / "model.safetensors")
+    else:
+        for path in [*weights, *files.folder.glob(f"*{weights[0].suffix}.index.json")]:
+            copy_file(path, folder / path.name)
     lengths = {side.options.max_length for side in sides.values()}
     write_tokenizer(folder, encoder, files, max(lengths))
     module: dict[str, Any] = {
@@ -238,6 +191,15 @@ def write_transformer(folder: Path, encoder: LearnedSparseEncoder, sides: Mappin
     if len(lengths) > 1:
         module |= {f"{name}_length": side.options.max_length for name, side in sides.items()}
     write_json(folder / "sentence_bert_config.json", module)
+
+
+def write_restored(path: Path, target: Path) -> None:
+    """Weights in 8 bits as any library reads weights."""
+    from safetensors.torch import save
+
+    from retrieval.encoders.eight_bit import unpacked
+
+    write_file(target, save(unpacked(path), {"format": "pt"}))
 
 
 def write_pooling(folder: Path, side: NeuralSide, num_terms: int) -> None:
@@ -280,13 +242,3 @@ def write_tokenizer(folder: Path, encoder: LearnedSparseEncoder, files: ModelFil
             "model_input_names": own.model_input_names,
         },
     )
-
-
-def copy_file(source: Path, target: Path) -> None:
-    with open(source, "rb") as file, created(target) as descriptor:
-        while chunk := file.read(CHUNK):
-            write_all(descriptor, chunk, target)
-
-
-def write_json(path: Path, content: Any) -> None:
-    write_file(path, json.dumps(content, indent=2, ensure_ascii=False).encode())

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from index.errors import ModelError, WinnowError
 from retrieval.encoders.model_files import COMMIT, ModelFiles, read_json
 from retrieval.encoders.options import NeuralOptions, check_choice
+from retrieval.encoders.shipped import SHIPPED
 
 NEURAL = tuple(option.name for option in fields(NeuralOptions))
 
@@ -87,7 +88,7 @@ class Wishes:
 
     def files(self, name: str, part: str = "") -> ModelFiles:
         """The model in a part of a checkpoint, with the base of an adapter."""
-        where = str(Path(name).absolute()) if os.path.isdir(name) else name
+        where = str(Path(name).absolute()) if os.path.isdir(name) and name not in SHIPPED else name
         files = ModelFiles(where, self.revision, self.trust_remote_code, part)
         if self.trust_remote_code:
             files.check_code()

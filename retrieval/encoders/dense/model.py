@@ -217,6 +217,8 @@ def layer_tensors(files: ModelFiles) -> dict[str, torch.Tensor]:
             return read_tensors(files)
         found: dict[str, torch.Tensor] = torch.load(paths[0], map_location="cpu", weights_only=True)
         return found
+    except ModelError:
+        raise
     except Exception as error:  # each library raises its own; and no file at all
         raise ModelError(
             f"{files.folder} has no weights that can be read ({brief(error, 100)}); get the checkpoint again."
