@@ -32,6 +32,8 @@ class TaskTrainer(Trainer):
     """A run under way. Raises TrainingError for a model with nothing to train, on a device that the library would not use, or with
     learning rates that fit no weight."""
 
+    control: Any  # the library's: what is to be done after a step
+
     def __init__(self, task: Task, options: TrainingOptions, folder: RunFolder, report: Callable[[str], None]):
         self.task, self.options, self.folder, self.report = task, options, folder, report
         self.trained = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
@@ -78,7 +80,10 @@ class TaskTrainer(Trainer):
     def get_train_dataloader(self) -> Any:
         # the generator is the loader's own: else it would draw from the random state that the task's noise comes from
         return torch.utils.data.DataLoader(
-            Order(len(self.task), self.options), batch_size=1, collate_fn=lambda one: one[0], generator=torch.Generator()
+            Order(len(self.task), self.options),
+            batch_size=1,
+            collate_fn=lambda one: one[0],
+            generator=torch.Generator(),
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -93,7 +98,9 @@ class TaskTrainer(Trainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         losses = model(**inputs)
         if not losses.total.isfinite():
             raise TrainingError(
@@ -117,7 +124,9 @@ class TaskTrainer(Trainer):
         measured = {"gradient_norm": logs["grad_norm"], "tokens": self.tokens}
         found = {**self.parts, **measured, "seconds": time.perf_counter() - self.started}
         self.folder.log({"step": step, **found})
-        shown = {name: f"{self.parts[name]:.4g}" for name in getattr(self.task, "shown", ("loss",)) if name in self.parts}
+        shown = {
+            name: f"{self.parts[name]:.4g}" for name in getattr(self.task, "shown", ("loss",)) if name in self.parts
+        }
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
         self.tell_callbacks({**found, "learning_rate": logs["learning_rate"]})
@@ -162,8 +171,11 @@ class TaskTrainer(Trainer):
 
     def fill(self, folder: Path) -> None:
         """The library's files of a checkpoint, but of the model."""
-        # copies: safetensors writes no tensors that share memory, as buffers may
-        tensors = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in self.kept().items()}
+        tensors = {name: p.detach().contiguous() for name, p in self.trained.items()}
+        # copies, which are small: safetensors writes no tensors that share memory, as buffers may
+        tensors |= {
+            name: value.clone(memory_format=torch.contiguous_format) for name, value in self.task.model.named_buffers()
+        }
         save_file(tensors, folder / WEIGHTS)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
@@ -243,8 +255,8 @@ def grouped(
             )
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in trained.items():
-        prefix = max((one for one in learning_rates if name.startswith(one)), key=len, default=None)
-        rate = options.learning_rate if prefix is None else learning_rates[prefix]
+        own = sorted((len(prefix), rate) for prefix, rate in learning_rates.items() if name.startswith(prefix))
+        rate = own[-1][1] if own else options.learning_rate
         groups.setdefault((rate, options.weight_decay * (parameter.ndim > 1)), []).append(parameter)
     return groups
 
