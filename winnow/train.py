@@ -136,6 +136,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--seed", type=int, default=0, help="(default: 0)")
     training.add_argument("--evaluate-every", type=int, default=50, metavar="STEPS", help="0: never (default: 50)")
     training.add_argument("--save-every", type=int, default=50, metavar="STEPS", help="(default: 50)")
+    training.add_argument(
+        "--tensorboard", action="store_true", help="write event files for TensorBoard to run/tensorboard in --out too"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -211,6 +214,7 @@ def training_options(arguments: argparse.Namespace) -> TrainingOptions:
         precision=arguments.precision,
         evaluate_every=arguments.evaluate_every,
         save_every=arguments.save_every,
+        tensorboard=arguments.tensorboard,
     )
 
 

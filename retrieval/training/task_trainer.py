@@ -32,6 +32,8 @@ class TaskTrainer(Trainer):
     """A run under way. Raises TrainingError for a model with nothing to train, on a device that the library would not use, or with
     learning rates that fit no weight."""
 
+    control: Any  # the library's: what is to be done after a step
+
     def __init__(self, task: Task, options: TrainingOptions, folder: RunFolder, report: Callable[[str], None]):
         self.task, self.options, self.folder, self.report = task, options, folder, report
         self.trained = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
@@ -169,9 +171,10 @@ class TaskTrainer(Trainer):
 
     def fill(self, folder: Path) -> None:
         """The library's files of a checkpoint, but of the model."""
-        # copies: safetensors writes no tensors that share memory, as buffers may
-        tensors = {
-            name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in self.kept().items()
+        tensors = {name: p.detach().contiguous() for name, p in self.trained.items()}
+        # copies, which are small: safetensors writes no tensors that share memory, as buffers may
+        tensors |= {
+            name: value.clone(memory_format=torch.contiguous_format) for name, value in self.task.model.named_buffers()
         }
         save_file(tensors, folder / WEIGHTS)
         self._save_optimizer_and_scheduler(str(folder))
@@ -252,8 +255,8 @@ def grouped(
             )
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in trained.items():
-        prefix = max((one for one in learning_rates if name.startswith(one)), key=len, default=None)
-        rate = options.learning_rate if prefix is None else learning_rates[prefix]
+        own = sorted((len(prefix), rate) for prefix, rate in learning_rates.items() if name.startswith(prefix))
+        rate = own[-1][1] if own else options.learning_rate
         groups.setdefault((rate, options.weight_decay * (parameter.ndim > 1)), []).append(parameter)
     return groups
 
