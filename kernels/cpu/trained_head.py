@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding_bag
 
 from kernels.cpu.pooled_head import Head, pooled_head
 
@@ -44,19 +45,38 @@ class PooledHead(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, None, torch.Tensor | None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor | None]:
         hidden, weight = ctx.saved_tensors
-        of_hidden = torch.zeros(hidden.shape, dtype=torch.float32)
-        of_weight = torch.zeros(weight.shape, dtype=torch.float32) if ctx.needs_input_grad[2] else None
-        for row, (start, end) in zip(gradient, pairwise(ctx.starts), strict=True):
-            terms = row.nonzero()[:, 0]
-            if len(terms) == 0:
-                continue
-            tokens, rows = hidden[start:end].float(), weight[terms].float()
-            winner = (tokens.to(hidden.dtype) @ rows.to(hidden.dtype).T).float().argmax(0)
-            flow = torch.zeros(end - start, len(terms))  # one entry a column
-            flow[winner, torch.arange(len(terms))] = row[terms]
-            torch.mm(flow, rows, out=of_hidden[start:end])
-            if of_weight is not None:
-                of_weight[terms] += flow.T @ tokens
-        return of_hidden.to(hidden.dtype), None, None if of_weight is None else of_weight.to(weight.dtype)
+        text, term = gradient.nonzero(as_tuple=True)
+        flow = gradient[text, term]
+        used, place = term.unique(return_inverse=True)
+        rows = weight[used]
+        counts = torch.bincount(text, minlength=len(gradient)).tolist()
+        token = winners(hidden, ctx.starts, rows.to(hidden.dtype), place.split(counts))
+        of_hidden = summed(rows.float(), place, flow, token, len(hidden)).to(hidden.dtype)
+        if not ctx.needs_input_grad[2]:
+            return of_hidden, None, None
+        of_weight = torch.zeros_like(weight)
+        of_weight[used] = summed(hidden.float(), token, flow, place, len(used)).to(weight.dtype)
+        return of_hidden, None, of_weight
+
+
+def winners(
+    hidden: torch.Tensor, starts: Sequence[int], rows: torch.Tensor, asked: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """int64: for each row of `rows` that is asked of a text its token with the largest product, one text after another."""
+    found = [
+        (hidden[start:end] @ rows[places].T).float().argmax(0) + start
+        for (start, end), places in zip(pairwise(starts), asked, strict=True)
+        if len(places)
+    ]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+
+
+def summed(
+    rows: torch.Tensor, of_row: torch.Tensor, factors: torch.Tensor, into: torch.Tensor, size: int
+) -> torch.Tensor:
+    """[size, width]: factors[i] * rows[of_row[i]] is added to the row into[i]; always in the same order."""
+    order = torch.argsort(into, stable=True)
+    firsts = torch.searchsorted(into[order], torch.arange(size))
+    return embedding_bag(of_row[order], rows, firsts, mode="sum", per_sample_weights=factors[order])
