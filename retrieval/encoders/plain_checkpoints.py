@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from index.errors import ModelError
+from retrieval.encoders.encoder_file import read_encoder_file
 from retrieval.encoders.model_files import ModelFiles, brief, read_json
 from retrieval.encoders.options import LONGEST_TEXT
 from retrieval.encoders.term_weights import TermWeights
@@ -37,24 +38,30 @@ class Checkpoint(NamedTuple):
 
 
 def read_plain(name: str, folder: Path, wishes: Wishes) -> Checkpoint:
-    """A masked or causal language model as transformers saves it, perhaps with OpenSearch's query weights or with a second model
-    for queries in the folder `query`, as naver's trainer leaves it. Raises ModelError."""
+    """A masked or causal language model as transformers saves it, perhaps with OpenSearch's query weights, with a second model for
+    queries in the folder `query`, as naver's trainer leaves it, and with a file that says how both encode (`encoder_file`).
+    Raises ModelError."""
     files = wishes.files(name)
-    options = defaults(files)
+    has_query_model = (folder / "query" / "config.json").is_file()
+    table = next((folder / one for one in QUERY_WEIGHTS if (folder / one).is_file()), None)
+    said = read_encoder_file(folder, has_table=table is not None and not has_query_model)
+    of_document, of_query = said or ({}, {})
+    options = {**defaults(files), **of_document}
     tokenizer = read_tokenizer(tokenizer_folder(files))
-    if (folder / "query" / "config.json").is_file():
-        query = Side(wishes.files(name, "query"), defaults(wishes.files(name, "query")))
+    if has_query_model:
+        query_files = wishes.files(name, "query")
+        query = Side(query_files, {**defaults(query_files), **of_query})
         if has_tokenizer(query.files.folder):
             check_alike(name, tokenizer, f"{name}/query", read_tokenizer(query.files.folder))
         return Checkpoint(Side(files, options), query, tokenizer)
-    for weights in QUERY_WEIGHTS:
-        if (folder / weights).is_file():
-            table = TermWeights.from_tokens(
-                read_query_weights(folder / weights), tokenizer, files.num_terms(), str(folder / weights)
-            )
-            table.weights[special_terms(tokenizer)] = 0  # idf.json has 1 for them, but OpenSearch's documents 0
-            return Checkpoint(Side(files, {**options, "special_terms": False}), table, tokenizer)
-    return Checkpoint(Side(files, options), None, tokenizer)
+    if table is not None:
+        weights = TermWeights.from_tokens(read_query_weights(table), tokenizer, files.num_terms(), str(table))
+        if said is None:
+            weights.weights[special_terms(tokenizer)] = 0  # idf.json has 1 for them, but OpenSearch's documents 0
+            options["special_terms"] = False
+        return Checkpoint(Side(files, options), weights.but(of_query), tokenizer)
+    same = None if said is None else Side(files, {**defaults(files), **of_query})
+    return Checkpoint(Side(files, options), same, tokenizer)
 
 
 def check_alike(name: str, tokenizer: Tokenizer, other_name: str, other: Tokenizer, *, special: bool = True) -> None:

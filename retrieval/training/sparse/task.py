@@ -102,8 +102,8 @@ class SparseTask:
             }
         )
         self.model = torch.nn.ModuleDict({"towers": towers, "sparsity": self.sparsity})
-        is_learned = isinstance(towers.query, QueryTable) and towers.query.table.requires_grad
-        self.learning_rates = {"towers.query.table": options.query_learning_rate} if is_learned else {}
+        has_learned_table = isinstance(towers.query, QueryTable) and towers.query.table.requires_grad
+        self.learning_rates = {"towers.query.table": options.query_learning_rate} if has_learned_table else {}
         self.of_document: dict[int, list[int]] = {}
         for query, positives in enumerate(examples.positives):
             for document in positives.tolist():
