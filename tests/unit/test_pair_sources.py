@@ -112,15 +112,17 @@ def test_the_first_sentence_asks_for_the_rest(tmp_path):
 def test_crops_are_two_spans_of_the_text(tmp_path):
     corpus(tmp_path / "x", ("1", "Head", words(200)), ("2", "", words(10)))
     whole = f"Head {words(200)}"
-    lengths, overlaps = set(), set()
+    lengths, overlaps, ends = set(), set(), set()
     for seed in range(200):
         one, none = passages("crops", tmp_path, seed=seed)
         assert none.queries == []
         spans = [one.text, asked(one)[0]]
         assert all(f" {span} " in f" {whole} " for span in spans)
         lengths |= {len(span.split()) for span in spans}
+        ends |= {span.split()[place] for span in spans for place in (0, -1)}
         overlaps.add(bool(set(spans[0].split()) & set(spans[1].split())))
     assert (min(lengths), max(lengths), overlaps) == (10, 100, {True, False})  # 0.05 and 0.5 of 201
+    assert {"Head", "w199"} < ends
 
 
 def test_judged_documents_come_with_their_queries_but_for_titles_kept_for_testing(tmp_path):

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+from random import Random
 
 import pytest
 from conftest import ROOT
@@ -91,7 +92,8 @@ def test_holding_out_changes_nothing_else(tmp_path):
     source = {"kind": "crops", "path": "x"}
     without, held = build(tmp_path, source), build(tmp_path, {**source, "dev": 4})
     assert (without.documents, without.queries) == (held.documents, held.queries)
-    assert (len(without.held_out), len(held.held_out)) == (0, 4)
+    assert without.held_out == set()
+    assert held.held_out == set(Random(1).sample([f"s0-{i}" for i in range(30)], 4))  # a stream of its own, of seed + 1
 
 
 def test_of_records_with_one_id_the_last_counts_where_the_recipe_says_so(tmp_path):

@@ -66,7 +66,9 @@ class PairSet:
             for passage in counted(passages, total=None, doing=one.source.name, unit="records", shown=progress):
                 one.add(passage, seen)
             one.finish()
-        chance = Random(recipe.seed + 1)  # so that a set without held-out documents is the same otherwise
+        chance = Random(
+            recipe.seed + 1
+        )  # what is held out depends on what was collected, not on how much chance that took
         for one in collected:
             one.hold_out(chance)
         if not any(pairs.split("train")):
