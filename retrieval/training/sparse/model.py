@@ -66,6 +66,7 @@ class SparseModel(torch.nn.Module):
 
     def add_lora(self, rank: int) -> None:
         """Train adapters of this rank alone. Raises ModelError, WinnowError."""
+        self.requires_grad_(False)  # of the projection too, which is not in the module now
         add_lora(self.module, self.module.base_model, rank, self.name)
 
     @contextmanager
