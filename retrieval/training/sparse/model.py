@@ -97,7 +97,7 @@ class SparseModel(torch.nn.Module):
             else:
                 found.append(checkpoint(self.encode, batch, use_reentrant=False))
         rows = torch.cat(found) if found else torch.zeros(0, self.num_terms, device=self.device)
-        places = torch.tensor(order, device=rows.device)
+        places = torch.tensor(order, dtype=torch.int64, device=rows.device)
         if len(order) == len(texts):
             return rows[torch.argsort(places)]
         return torch.zeros(len(texts), rows.shape[1], device=rows.device).index_copy(0, places, rows)
