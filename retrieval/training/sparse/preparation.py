@@ -73,7 +73,7 @@ def prepare(recipe: Recipe, *, cache: str | Path, device: str | None = None, pro
         idf=idf,
         write_model=lambda towers, folder: write_towers(towers, began_as, folder),
         seed=recipe.training.seed,
-        steps=recipe.training.steps,
+        steps=recipe.training.steps * recipe.training.accumulation,
         of_model={**asdict(recipe.model), "weights": began_as.document.files.found_fingerprint},
     )
 
