@@ -137,7 +137,8 @@ def tower(options: ModelOptions, side: NeuralSide, tokenizer: Tokenizer, *, trai
         module = tied_head_start(side.files, tokenizer, options.threshold)
     else:
         module = read_model(side.files, "float32", with_head=True)
-    model = SparseModel(module, options.start, side.options, side.forbidden, options.dropout)
+    dropout = options.dropout if trained else 0.0  # what is frozen encodes as it will
+    model = SparseModel(module, options.start, side.options, side.forbidden, dropout)
     model.tokens_at_once = options.tokens_at_once or None
     model.requires_grad_(trained)
     if trained and options.lora:
