@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set",
         action="append",
         default=[],
-        metavar="SECTION.NAME=VALUE",
-        help="in place of what the recipe says, such as training.steps=100 or data.folder=pairs; may be repeated",
+        metavar="NAME=VALUE",
+        help="in place of what the recipe says, such as training.steps=100, data.folder=pairs or teachers.0.weight=2, lists as JSON writes "
+        "them; may be repeated",
     )
     parser.add_argument(
         "--cache",
@@ -46,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     changes = {}
     for one in arguments.set:
         name, is_there, value = one.partition("=")
-        if not is_there or "." not in name:
-            raise WinnowError(f"--set {one!r:.60} is not SECTION.NAME=VALUE; write it as training.steps=100.")
+        if not is_there or not name:
+            raise WinnowError(f"--set {one!r:.60} is not NAME=VALUE; write it as training.steps=100.")
         changes[name] = as_value(value)
     recipe = Recipe.read(arguments.recipe, changes)
     try:

@@ -120,6 +120,11 @@ class TaskTrainer(Trainer):
         if "grad_norm" not in logs:
             return
         step = self.state.global_step
+        if not math.isfinite(logs["grad_norm"]):  # the weights are spoilt: no checkpoint of this step, no model
+            raise TrainingError(
+                f"the gradient of step {step} is {logs['grad_norm']}; resume is of no use, train anew with a lower learning rate than "
+                f"{self.options.learning_rate:g}."
+            )
         self.recent.append(self.parts["loss"])
         measured = {"gradient_norm": logs["grad_norm"], "tokens": self.tokens}
         found = {**self.parts, **measured, "seconds": time.perf_counter() - self.started}

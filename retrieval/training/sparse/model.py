@@ -66,6 +66,7 @@ class SparseModel(torch.nn.Module):
 
     def add_lora(self, rank: int) -> None:
         """Train adapters of this rank alone. Raises ModelError, WinnowError."""
+        self.requires_grad_(False)  # of the projection too, which is not in the module now
         add_lora(self.module, self.module.base_model, rank, self.name)
 
     @contextmanager
@@ -96,7 +97,7 @@ class SparseModel(torch.nn.Module):
             else:
                 found.append(checkpoint(self.encode, batch, use_reentrant=False))
         rows = torch.cat(found) if found else torch.zeros(0, self.num_terms, device=self.device)
-        places = torch.tensor(order, device=rows.device)
+        places = torch.tensor(order, dtype=torch.int64, device=rows.device)
         if len(order) == len(texts):
             return rows[torch.argsort(places)]
         return torch.zeros(len(texts), rows.shape[1], device=rows.device).index_copy(0, places, rows)

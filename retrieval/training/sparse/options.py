@@ -70,12 +70,16 @@ class SparseOptions:
             if value is None and field.name in MAYBE_POSITIVE:
                 continue
             above = field.name in (*POSITIVE, *MAYBE_POSITIVE)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not is_number or (value <= 0 if above else value < 0):
+            if not is_number(value) or (value <= 0 if above else value < 0):
                 least = "above 0" if above else "0 or more"
                 raise WinnowError(f"{field.name} of sparse training is {value!r:.40}; it must be a number, {least}.")
             if field.type == "int" and not isinstance(value, int):
                 raise WinnowError(f"{field.name} of sparse training is {value!r:.40}; it must be a whole number.")
+        for weight in self.teacher_weights:
+            if not is_number(weight) or weight < 0:
+                raise WinnowError(f"teacher_weights has {weight!r:.40}; they must be numbers, 0 or more.")
+        if self.teacher_weights and not any(self.teacher_weights):
+            raise WinnowError(f"teacher_weights are {list(self.teacher_weights)}; give one above 0.")
         if not self.contrastive and not self.distillation and not self.margin_mse:
             raise WinnowError("the weights of all losses are 0; give one of contrastive, distillation, margin_mse.")
         for name, steered in (("document", self.document_terms), ("query", self.query_terms)):
@@ -96,3 +100,7 @@ class SparseOptions:
             raise WinnowError(
                 f"there are {len(self.teacher_weights)} teacher_weights for {number} teachers; give each one."
             )
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

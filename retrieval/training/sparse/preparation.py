@@ -12,15 +12,17 @@ import torch
 from tokenizers import Tokenizer
 
 from index.errors import ModelError, WinnowError
-from retrieval.encoders.checkpoints import load_checkpoint
+from retrieval.encoders.checkpoints import as_side, load_checkpoint
 from retrieval.encoders.learned import LearnedSparseEncoder, QuerySide, TokenCounts
 from retrieval.encoders.minilm import FINGERPRINT, minilm_folder
 from retrieval.encoders.model_files import ModelFiles
 from retrieval.encoders.model_reading import on_device, read_model
 from retrieval.encoders.neural_side import NeuralSide
 from retrieval.encoders.options import NeuralOptions
+from retrieval.encoders.plain_checkpoints import Side, count_positions
 from retrieval.encoders.term_weights import CollectionIdf, TermWeights
 from retrieval.encoders.tokens import read_tokenizer, special_terms
+from retrieval.encoders.wishes import Wishes
 from retrieval.training.sparse.examples import Examples
 from retrieval.training.sparse.model import QueryTable, SparseModel, SparseTowers, collection_idf
 from retrieval.training.sparse.recipe import ModelOptions, Recipe
@@ -30,6 +32,18 @@ from retrieval.training.sparse.task import HeldOut, SparseTask
 from retrieval.training.sparse.teachers import Teacher, teacher_of
 
 MINILM = "minilm"
+OF_A_NAME = {
+    "base_model",
+    "query_model",
+    "revision",
+    "trust_remote_code",
+}  # options of a model that is found by its name
+OF_ONE_MODEL = (
+    "activation",
+    "threshold",
+    "special_terms",
+    "bidirectional",
+)  # options that a model's weights are learned for
 TEXTS_TOGETHER = 1000  # tokenized at a time
 
 
@@ -59,6 +73,10 @@ def prepare(recipe: Recipe, *, cache: str | Path, device: str | None = None, pro
     reads = began_as.document.tokens
     query_reads = began_as.query.tokens if isinstance(began_as.query, NeuralSide) else reads
     if data.max_length:
+        if data.max_length > reads.longest:
+            raise WinnowError(
+                f"data.max_length is {data.max_length}, and {recipe.model.start} reads {reads.longest} tokens; give fewer, or more to the encoder."
+            )
         options = replace(began_as.document.options, max_length=data.max_length)
         reads = began_as.document.reads(began_as.tokenizer, options)
     return SparseTask(
@@ -73,9 +91,19 @@ def prepare(recipe: Recipe, *, cache: str | Path, device: str | None = None, pro
         idf=idf,
         write_model=lambda towers, folder: write_towers(towers, began_as, folder),
         seed=recipe.training.seed,
-        steps=recipe.training.steps,
-        of_model={**asdict(recipe.model), "weights": began_as.document.files.found_fingerprint},
+        steps=recipe.training.steps * recipe.training.accumulation,
+        of_model=of_model(recipe, began_as),
     )
+
+
+def of_model(recipe: Recipe, began_as: LearnedSparseEncoder) -> dict[str, Any]:
+    """All of the recipe that a task does not know itself."""
+    found = {**asdict(recipe.model), "weights": began_as.document.files.found_fingerprint}
+    if recipe.data.max_length:
+        found["document_tokens"] = recipe.data.max_length
+    if any(one.options for one in recipe.teachers):
+        found["teacher_options"] = [one.options for one in recipe.teachers]
+    return found
 
 
 def hold_out(judged: Examples, others: int, seed: int, examples: Examples) -> HeldOut:
@@ -99,17 +127,52 @@ def beginning(options: ModelOptions) -> LearnedSparseEncoder:
     """The encoder as it is before training; its weights are not read yet. Raises ModelError, WinnowError."""
     if options.head == "own":
         encoder = load_checkpoint(options.start, None, {**options.encoder, **queries_as_said(options)})
-        if encoder.document.options.dtype != "float32":
-            raise WinnowError(
-                f"dtype is {encoder.document.options.dtype}; weights are trained in float32, see training.precision."
-            )
-        return encoder
+    else:
+        encoder = headless(options)
+    if (dtype := encoder.document.options.dtype) != "float32":
+        raise WinnowError(f"dtype is {dtype}; weights are trained in float32, see training.precision.")
+    check_queries(options, encoder)
+    return encoder
+
+
+def headless(options: ModelOptions) -> LearnedSparseEncoder:
+    """Of an encoder that gets a tied head. Raises ModelError, WinnowError."""
     folder = minilm_folder() if options.start == MINILM else Path(options.start)
+    if not folder.is_dir():
+        raise ModelError(f"{options.start!r:.80} is no folder; with head = 'tied', start is one, or 'minilm'.")
+    if foreign := sorted(set(options.encoder) & OF_A_NAME):
+        raise WinnowError(f"model.encoder has {foreign[0]}, which does nothing with head = 'tied'; leave it out.")
+    wishes = Wishes.of(options.encoder)
     files = ModelFiles(str(folder), fingerprint=FINGERPRINT if options.start == MINILM else None)
     tokenizer = read_tokenizer(folder)
-    side = NeuralSide(files, NeuralOptions(**{"activation": "log1p", **options.encoder}), tokenizer)
-    query: QuerySide = CollectionIdf(special_terms(tokenizer)) if options.queries == "table" else side
-    return LearnedSparseEncoder(options.start, tokenizer, files.num_terms(), side, query)
+    most = min(NeuralOptions().max_length, count_positions(files) or NeuralOptions().max_length)
+    found = Side(files, {"activation": "log1p", "max_length": most})
+    document = as_side(options.start, found, wishes.document, {}, tokenizer, "passage")
+    query: QuerySide = CollectionIdf(special_terms(tokenizer))
+    if options.queries != "table":
+        query = as_side(options.start, found, wishes.query, {}, tokenizer, "query")
+    return LearnedSparseEncoder(options.start, tokenizer, files.num_terms(), document, query)
+
+
+def check_queries(options: ModelOptions, encoder: LearnedSparseEncoder) -> None:
+    """Raises WinnowError where queries would be trained otherwise than they are encoded afterwards."""
+    query, document = encoder.query, encoder.document
+    if isinstance(query, TermWeights) and (query.prefix or query.top_k):
+        raise WinnowError(
+            f"queries of {options.start} have the prefix {query.prefix!r:.40} and top_k {query.top_k}; a table is trained without, so leave "
+            "them out, or give query_prefix = ''."
+        )
+    if options.queries != "siamese":
+        return
+    assert isinstance(query, NeuralSide)
+    for name in OF_ONE_MODEL:
+        one, other = getattr(document.options, name), getattr(query.options, name)
+        if one != other:
+            raise WinnowError(
+                f"{name} is {one!r:.40} of documents and {other!r:.40} of queries; a siamese model has one, so give queries = 'model'."
+            )
+    if document.files != query.files:
+        raise WinnowError(f"{options.start} has a model for queries of its own; give queries = 'model'.")
 
 
 def queries_as_said(options: ModelOptions) -> dict[str, Any]:
@@ -137,7 +200,8 @@ def tower(options: ModelOptions, side: NeuralSide, tokenizer: Tokenizer, *, trai
         module = tied_head_start(side.files, tokenizer, options.threshold)
     else:
         module = read_model(side.files, "float32", with_head=True)
-    model = SparseModel(module, options.start, side.options, side.forbidden, options.dropout)
+    dropout = options.dropout if trained else 0.0  # what is frozen encodes as it will
+    model = SparseModel(module, options.start, side.options, side.forbidden, dropout)
     model.tokens_at_once = options.tokens_at_once or None
     model.requires_grad_(trained)
     if trained and options.lora:

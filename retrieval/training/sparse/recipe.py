@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -17,6 +18,7 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from index.errors import WinnowError
+from retrieval.encoders.options import check_number
 from retrieval.training.options import TrainingOptions
 from retrieval.training.sparse.options import SparseOptions
 
@@ -24,6 +26,7 @@ Head = Literal["own", "tied"]
 Queries = Literal["table", "siamese", "model"]
 QueryWeights = Literal["idf", "ones", "checkpoint"]
 Options = TypeVar("Options")
+SAID_ELSEWHERE = {"queries": "model.queries", "device": "--device"}  # of the options of encoding
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,23 @@ class ModelOptions:
     tokens_at_once: int = 0
     encoder: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("threshold", "lora", "tokens_at_once"):
+            check_number(f"model.{name}", getattr(self, name), math.inf)
+        check_number("model.dropout", self.dropout, 1.0)
+        if self.learned and self.queries != "table":
+            raise WinnowError(f"model.learned is of a table, and model.queries is {self.queries!r}; leave it out.")
+        if self.frozen_documents and (self.queries == "siamese" or (self.queries == "table" and not self.learned)):
+            raise WinnowError(
+                f"model.frozen_documents leaves nothing to train where model.queries is {self.queries!r}; give 'model', or a table with "
+                "learned = true."
+            )
+        for option, instead in SAID_ELSEWHERE.items():
+            if option in self.encoder:
+                raise WinnowError(f"model.encoder has {option} = {self.encoder[option]!r:.40}; say {instead} instead.")
+        if "query_model" in self.encoder and self.queries != "model":
+            raise WinnowError(f"model.encoder has a query_model, and model.queries is {self.queries!r}; give 'model'.")
+
 
 @dataclass(frozen=True)
 class DataOptions:
@@ -74,6 +94,10 @@ class DataOptions:
     others: int = 1000
     max_length: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("others", "max_length"):
+            check_number(f"data.{name}", getattr(self, name), math.inf)
+
 
 @dataclass(frozen=True)
 class TeacherOptions:
@@ -86,6 +110,11 @@ class TeacherOptions:
     name: str = ""
     weight: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise WinnowError("one of the teachers has no name; give it, such as bm25 or minilm.")
+        check_number(f"the weight of the teacher {self.name}", self.weight, math.inf)
 
 
 @dataclass(frozen=True)
@@ -106,15 +135,7 @@ class Recipe:
         except (OSError, ValueError) as error:
             raise WinnowError(f"{path} cannot be read as TOML ({error!s:.120}); give a recipe of training.") from error
         for name, value in (changes or {}).items():
-            *sections, key = name.split(".")
-            place = found
-            for section in sections:
-                place = place.setdefault(section, {})
-                if not isinstance(place, dict):
-                    raise WinnowError(
-                        f"{name} cannot be set: {section} of {path} is no table; name it as loss.contrastive."
-                    )
-            place[key] = value
+            change(found, name, value, str(path))
         return cls.of(found, str(path))
 
     @classmethod
@@ -128,9 +149,13 @@ class Recipe:
         if not isinstance(teachers, list):
             raise WinnowError(f"{where} has teachers that are no list; write each under [[teachers]].")
         made = [made_of(TeacherOptions, one, f"{where}, [[teachers]]") for one in teachers]
-        loss = dict(found.get("loss", {}))
-        if any(one.weight != 1 for one in made):
-            loss["teacher_weights"] = [one.weight for one in made]
+        loss = found.get("loss", {})
+        if any(one.weight != 1 for one in made) and isinstance(loss, Mapping):
+            if "teacher_weights" in loss:
+                raise WinnowError(
+                    f"{where} has loss.teacher_weights and a weight under [[teachers]]; keep one of the two."
+                )
+            loss = {**loss, "teacher_weights": [one.weight for one in made]}
         recipe = cls(
             made_of(ModelOptions, found.get("model", {}), f"{where}, [model]"),
             made_of(DataOptions, found.get("data", {}), f"{where}, [data]"),
@@ -143,6 +168,24 @@ class Recipe:
                 raise WinnowError(f"{where} does not say {name}; give it.")
         recipe.loss.check_teachers(len(recipe.teachers))
         return recipe
+
+
+def change(found: dict[str, Any], name: str, value: Any, path: str) -> None:
+    """Set what `name` says, such as loss.contrastive or teachers.0.weight. Raises WinnowError where it says no place."""
+    *sections, key = name.split(".")
+    place: Any = found
+    for section in sections:
+        if isinstance(place, list) and section.isdecimal() and int(section) < len(place):
+            place = place[int(section)]
+        elif isinstance(place, dict):
+            place = place.setdefault(section, {})
+        else:
+            place = None
+    if not isinstance(place, dict) or not key:
+        raise WinnowError(
+            f"{name!r:.60} cannot be set: {path} has no table of that name; name it as loss.contrastive or teachers.0.weight."
+        )
+    place[key] = value
 
 
 def made_of(kind: type[Options], found: Any, where: str) -> Options:
@@ -160,7 +203,8 @@ def as_type(value: Any, hint: Any, where: str) -> Any:
     """The value as a field of this type has it. Raises WinnowError."""
     choices = get_args(hint)
     if NoneType in choices:  # a number or nothing, which TOML writes as 0
-        return None if value in (0, None) else as_type(value, choices[0], where)
+        nothing = value is None or (value == 0 and not isinstance(value, bool))
+        return None if nothing else as_type(value, choices[0], where)
     if getattr(hint, "__origin__", hint) is Literal:
         if value not in choices:
             raise WinnowError(f"{where} is {value!r:.40}; it must be {', '.join(map(str, choices))}.")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from index.errors import ModelError
 from retrieval.encoders.model_files import ModelFiles
 from retrieval.encoders.model_reading import read_model
 from retrieval.encoders.tokens import special_terms
@@ -29,6 +30,8 @@ def tied_head_start(files: ModelFiles, tokenizer: Tokenizer, threshold: float) -
     """
     from transformers import BertConfig, BertForMaskedLM
 
+    if (kind := files.config.get("model_type")) != "bert":
+        raise ModelError(f"{files.name} is a model of the type {kind!r:.40}; a head is put on one of the type 'bert'.")
     encoder = read_model(files, "float32", with_head=False)
     config = BertConfig.from_dict({**files.config, "architectures": ["BertForMaskedLM"], "tie_word_embeddings": True})
     model = BertForMaskedLM(config)

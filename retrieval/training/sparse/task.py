@@ -73,7 +73,7 @@ class SparseTask:
         teachers     know the examples by their ids; with their weights in `options.teacher_weights`
         idf          float32 [terms], of the IDF-aware regulariser
         write_model  fills an empty folder
-        steps        of the run, which the warm-up of sparsity is a part of
+        steps        batches of the run, which the warm-up of sparsity is a part of
         of_model     what tells the model from others, for `describe`
 
         Raises WinnowError.
