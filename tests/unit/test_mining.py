@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from encoders_for_tests import HashedWords
 
 from index.errors import LockedError, StorageError, WinnowError
 from index.locks import WriterLock
@@ -136,6 +137,19 @@ def test_any_retriever_mines_also_several_arms_that_are_fused(tea):
     assert mined(tea, MiningOptions(), both)["q"] == expected[:8]
 
 
+class WordsOrTea(HashedWords):
+    """Has a vector for a text without words, as models have, and here the one that is looked for."""
+
+    def counted(self, text):
+        return super().counted(text or "tea")
+
+
+def test_a_document_without_text_is_no_negative(tea):
+    retriever = Retriever(WordsOrTea()).index(tea / "corpus.jsonl", progress=False)
+    assert {"best", "void"} == {hit.doc_id for hit in retriever.search("tea", 2)}
+    assert mined(tea, MiningOptions(), retriever)["q"] == ["best", "fair", "weak", "none"]
+
+
 class Stopped(Exception):
     pass
 
@@ -153,10 +167,20 @@ def stop_after(monkeypatch, pieces):
     monkeypatch.setattr(mining, "append", append)
 
 
+OTHER = b'{"query_id": "q9", "negatives": []}\n'
+
+
 @pytest.mark.parametrize(
-    "torn", [b"", b'{"query_id": "q512", "nega', b'{"query_id": "q9", "negatives": []}\n', b"\xff\n"]
+    ("lines", "end", "left"),
+    [
+        (512, b"", [88]),
+        (512, b'{"query_id": "q512", "nega', [88]),
+        (512, b"\xff\n", [88]),
+        (300, b"", [256, 88]),  # as without the interruption: 256, 256, 88
+        (255, OTHER, [256, 256, 88]),
+    ],
 )
-def test_an_interrupted_run_goes_on_to_the_same_file(many, monkeypatch, torn):
+def test_an_interrupted_run_goes_on_to_the_same_file(many, monkeypatch, lines, end, left):
     retriever, options = bm25(many), MiningOptions(negatives=3)
     mine(many, retriever, many / "whole.jsonl", options, progress=False)
     with monkeypatch.context() as patch:
@@ -165,15 +189,14 @@ def test_an_interrupted_run_goes_on_to_the_same_file(many, monkeypatch, torn):
             mine(many, retriever, many / "cut.jsonl", options, progress=False)
     assert not (many / "cut.jsonl").exists()
     work = many / ".cut.jsonl.mining"
-    with (work / "lines.jsonl").open("ab") as file:
-        file.write(torn)
+    written = (work / "lines.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(written) == 512
+    (work / "lines.jsonl").write_bytes(b"".join(written[:lines]) + end)
     asked = []
     search = mining.found_beside
-    monkeypatch.setattr(
-        mining, "found_beside", lambda r, queries, u, d: asked.append(len(queries)) or search(r, queries, u, d)
-    )
+    monkeypatch.setattr(mining, "found_beside", lambda r, q, u, d: asked.append(len(q)) or search(r, q, u, d))
     mine(many, retriever, many / "cut.jsonl", options, progress=False)
-    assert asked == [600 - 512]
+    assert asked == left
     assert (many / "cut.jsonl").read_bytes() == (many / "whole.jsonl").read_bytes()
     assert not work.exists()
 
