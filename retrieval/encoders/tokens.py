@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,7 +138,7 @@ def tokens_at(encoding: Encoding, start: int, stop: int) -> slice:
 
 def special_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after a text."""
-    for text in ("a", *(tokenizer.decode([number]) for number in range(tokenizer.get_vocab_size()))):
+    for text in chain(["a"], (tokenizer.decode([number]) for number in range(tokenizer.get_vocab_size()))):
         encoding = tokenizer.encode(text, add_special_tokens=True)
         own = [position for position, is_special in enumerate(encoding.special_tokens_mask) if not is_special]
         if own:  # a text that has a token, which "a" may not have
