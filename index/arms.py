@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from index.arm_segments import SparseArmSegment, Statistics
+from index.arm_segments import Statistics
 from index.dense.index import DenseIndex
 from index.dense.search import DenseSearch
 from index.effort import EXACT, Budget, Effort
@@ -32,20 +32,6 @@ class SparseArm:
     def alone(cls, index: InvertedIndex, statistics: Statistics, vocabulary: Vocabulary | None = None) -> SparseArm:
         """Of one index that is all there is."""
         return cls((index,), (vocabulary,), (statistics,), (0,))
-
-    @classmethod
-    def together(
-        cls,
-        segments: Sequence[SparseArmSegment],
-        statistics: Sequence[Statistics],
-        live: Sequence[np.ndarray | None],
-    ) -> SparseArm:
-        """Of segments one after another, with the statistics and the mask (None: all) of what is live of each."""
-        mean_length = sum(one.length for one in statistics) / max(sum(one.documents for one in statistics), 1)
-        indexes = [one.index.seen(mask, mean_length) for one, mask in zip(segments, live, strict=True)]
-        first_docs = [0, *np.cumsum([index.num_docs for index in indexes]).tolist()]
-        vocabularies = tuple(one.vocabulary for one in segments)
-        return cls(tuple(indexes), vocabularies, tuple(statistics), tuple(first_docs[:-1]))
 
     @property
     def documents(self) -> int:
@@ -115,17 +101,6 @@ class SparseArm:
                 own.append((scores, docs + np.int32(self.first_docs[position])))
                 one.add(scores)
         return [best_of(own, k) for own in found]
-
-    def scores(self, queries: Sequence[Sequence[SparseQuery]], docs: np.ndarray) -> np.ndarray:
-        """float32 [queries, docs]: what `search` would score each of the documents (whole numbers) for each query."""
-        docs = np.asarray(docs, np.int64)
-        found = np.zeros((len(queries), len(docs)), np.float32)
-        segment = np.searchsorted(self.first_docs, docs, side="right") - 1
-        for position in np.unique(segment).tolist():
-            own = np.flatnonzero(segment == position)
-            index, asked = self.indexes[position], [query[position] for query in queries]
-            found[:, own] = index.scores(asked, docs[own] - self.first_docs[position])
-        return found
 
     def _share(self, effort: Effort, position: int) -> Effort:
         """A segment's part of a budget; any other effort as it is."""

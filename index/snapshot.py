@@ -64,10 +64,11 @@ class Snapshot:
         dense = [part.index.seen(live.mask) for part, live in parts if isinstance(part, DenseArmSegment)]
         if len(dense) == len(parts):
             return DenseArm(tuple(dense), first_docs)
-        sparse = [part for part, _ in parts if isinstance(part, SparseArmSegment)]
-        return SparseArm.together(
-            sparse, [live.statistics[name] for _, live in parts], [live.mask for _, live in parts]
-        )
+        statistics = tuple(live.statistics[name] for _, live in parts)
+        mean_length = sum(one.length for one in statistics) / max(sum(one.documents for one in statistics), 1)
+        sparse = [(part, live) for part, live in parts if isinstance(part, SparseArmSegment)]
+        indexes = tuple(part.index.seen(live.mask, mean_length) for part, live in sparse)
+        return SparseArm(indexes, tuple(part.vocabulary for part, _ in sparse), statistics, first_docs)
 
     def narrowed(self, asked: Hashable, masks: Callable[[], Sequence[np.ndarray]]) -> Snapshot:
         """`only` of the masks, kept under what was asked with the MOST_KEPT that were used last, and gone with this snapshot."""

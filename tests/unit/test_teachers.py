@@ -102,7 +102,7 @@ def test_bm25_teaches_what_the_engine_scores_bit_for_bit(tmp_path, monkeypatch, 
     found, expected = scores_of(teacher("bm25", tmp_path)), engine_scores("bm25")
     assert np.array_equal(found, expected)
     assert np.count_nonzero(found) == 5  # of q2 d3 and d2, of q1 d1, of q3 d5 and d4
-    assert parts(tmp_path) == {"documents": [2, 2, 1] if rows_a_part == 2 else [5]}
+    assert parts(tmp_path) == {"documents": [5], "queries": [2, 1] if rows_a_part == 2 else [3]}  # merged, if in parts
     batch = teacher("bm25", tmp_path).scores(["q3", "q2"], ["d5", "d2", "d5"]).numpy()
     assert np.array_equal(batch, expected[[2, 0]][:, [2, 3, 2]])
 
@@ -112,7 +112,9 @@ def test_a_splade_model_teaches_what_the_engine_scores_bit_for_bit(tmp_path, che
     found = scores_of(teacher(name, tmp_path))
     assert np.array_equal(found, engine_scores(name))
     assert len(np.unique(found)) == found.size
-    assert parts(tmp_path) == {"documents": [2, 2, 1], "queries": [2, 1]}  # its queries need the model
+    assert parts(tmp_path) == {"documents": [5], "queries": [2, 1]}
+    (folder,) = tmp_path.iterdir()
+    assert len(list(folder.glob("part-*"))) == 4  # those that were merged are gone
 
 
 def test_weights_are_as_exact_as_is_asked_for(tmp_path, checkpoints):
@@ -236,15 +238,18 @@ def test_what_was_computed_is_not_computed_again(tmp_path, checkpoints, monkeypa
     assert find_damage(next(tmp_path.iterdir())) == []
 
 
-@pytest.mark.parametrize("which", range(4))
-def test_a_run_that_was_stopped_goes_on_with_the_part_that_was_not_whole(tmp_path, checkpoints, monkeypatch, which):
+@pytest.mark.parametrize(("which", "after"), [(0, 1), (0, 3), (0, 4), (1, 2), (2, 2), (3, 1)])
+def test_a_run_that_was_stopped_goes_on_with_the_part_that_was_not_whole(
+    tmp_path, checkpoints, monkeypatch, which, after
+):
+    """Sparse documents are the commits 1 to 3, then merged."""
     name = names_of(checkpoints)[which]
     whole = scores_of(teacher(name, tmp_path / "whole"))
     commit, commits = FolderWriter.commit, []
 
     def stopping(self, *arguments):
         commits.append(1)
-        if len(commits) == 2:
+        if len(commits) == after + 1:
             raise KeyboardInterrupt
         return commit(self, *arguments)
 
@@ -252,9 +257,10 @@ def test_a_run_that_was_stopped_goes_on_with_the_part_that_was_not_whole(tmp_pat
     with pytest.raises(KeyboardInterrupt):
         teacher(name, tmp_path / "cut")
     kind = "pairs" if which == 3 else "documents"
-    assert parts(tmp_path / "cut") == {kind: [2]}
+    before = {kind: {1: [2], 2: [2, 2], 3: [2, 2, 1], 4: [5]}[after]}
+    assert parts(tmp_path / "cut") == before
     assert np.array_equal(scores_of(teacher(name, tmp_path / "cut")), whole, equal_nan=True)
-    assert len(commits) == 2 + sum(map(len, parts(tmp_path / "whole").values())) - 1
+    assert len(commits) == (3 if which == 3 else 5 if which == 2 else 6) + 1
     assert parts(tmp_path / "cut") == parts(tmp_path / "whole")
 
 

@@ -31,7 +31,7 @@ from retrieval.queries import checked_text
 
 FORMAT_VERSION = 1  # of what is kept, and of how it is computed
 ROWS_A_PART = 4_096  # at least
-SHARE_A_PART = 4  # of the rows before it: some 30 parts for ten million rows, a dozen open files each
+SHARE_A_PART = 4  # of the rows before it: some 30 parts for ten million rows, each of up to a dozen files that are open when it is read
 OF_NO_SCORE = ("device", "tokens_a_batch")  # options that change how fast a model is, not what it says
 
 Fill = Callable[[Path], dict[str, Any]]
@@ -230,18 +230,26 @@ class Growing:
         contents = {"asked": asked.model, "texts": asked.texts, "of": part.name, "parts": {}}
         return cls(files, contents, [part])
 
-    def num_rows(self, what: str) -> int:
-        names = set(self.contents["parts"].get(what, []))
-        return sum(part.contents["rows"] for part in self.all_parts if part.name in names)
+    def parts(self, what: str) -> list[Part]:
+        """The parts with rows of a kind, in order."""
+        by_name = {part.name: part for part in self.all_parts}
+        return [by_name[name] for name in self.contents["parts"].get(what, [])]
 
-    def add(self, what: str, num_rows: int, fill: Fill) -> None:
-        """Commit a part with the next rows; `fill` writes them into an empty folder, and tells what reading needs."""
-        part = self.files.new_part()
+    def num_rows(self, what: str) -> int:
+        return sum(part.contents["rows"] for part in self.parts(what))
+
+    def add(self, what: str, num_rows: int, fill: Fill, instead: bool = False) -> None:
+        """Commit a part with the next rows; `fill` writes them into an empty folder, and tells what reading needs.
+
+        instead  whether it takes the place of all parts of its kind
+        """
+        part, before = self.files.new_part(), [one.name for one in self.parts(what)]
         part.contents = {**fill(part.path), "rows": num_rows}
-        kinds = self.contents["parts"]
-        contents = {**self.contents, "parts": {**kinds, what: [*kinds.get(what, []), part.name]}}
-        self.files.commit(contents, [*self.all_parts, part])
-        self.contents, self.all_parts = contents, [*self.all_parts, part]
+        kept = [one for one in self.all_parts if not (instead and one.name in before)]
+        own = [part.name] if instead else [*before, part.name]
+        contents = {**self.contents, "parts": {**self.contents["parts"], what: own}}
+        self.files.commit(contents, [*kept, part])
+        self.contents, self.all_parts = contents, [*kept, part]
 
     def add_all(
         self, what: str, items: Iterator[Item], num_items: int, fill: Callable[[Iterator[Item], Path], dict[str, Any]]

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
 
-from index.arm_segments import EncodedDense, SparseArmSegment, build_arm
+from index.arm_segments import EncodedDense, SparseArmSegment, build_arm, merged_arm
 from index.arms import SparseArm
 from index.documents import Document
 from index.errors import WinnowError
-from index.files import save_array
+from index.files import new_array, save_array
 from index.manifest import sha256_of_file
 from index.storage import Part, open_array
-from index.vectors import SparseQuery, concatenate
+from index.vectors import concatenate
 from kernels.cpu.sparse import SparseRows
 from retrieval.encoders.learned import LearnedSparseEncoder
 from retrieval.encoders.loading import load_encoder, read_encoder
 from retrieval.encoders.neural_side import NeuralSide
 from retrieval.encoders.protocol import DenseEncoder, Encoder, SparseEncoder
+from retrieval.encoders.weighted_terms import one_row
 from retrieval.encoding import told_once
 from retrieval.progress import progress as counted
-from retrieval.training.sparse.teacher_cache import Asked, TeacherFolder, Texts
+from retrieval.training.sparse.teacher_cache import Asked, Growing, TeacherFolder, Texts
 from retrieval.training.sparse.teachers import DenseTeacher, Rows, SparseTeacher, Teacher, VectorsByRow
 
 OF_A_PLACE = ("name", "revision", "trust_remote_code")  # where a model's files are, beside what they are
+
+ROWS_TOGETHER = 4_096  # that are looked at in float64
+LARGEST_HALF = float(np.finfo(np.float16).max)
 
 Items = Iterator[tuple[str, str]]  # (id, text)
 FillWith = Callable[[Items, Path], dict[str, Any]]
@@ -87,26 +92,30 @@ def dense_teacher(folder: TeacherFolder, encoder: Encoder, progress: bool) -> De
         return save_halves(dense.encode_queries(text for _, text in items), path)
 
     def save_halves(vectors: np.ndarray, path: Path) -> dict[str, Any]:
-        if dense.similarity == "cosine":
-            lengths = np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
-            vectors = vectors / np.where(lengths > 0, lengths, 1)
-        with np.errstate(over="ignore"):
-            halves = vectors.astype(np.float16)
-        if not np.isfinite(halves).all():
-            worst = np.abs(vectors).max()
-            raise WinnowError(
-                f"{folder.asked.name} gives vectors with numbers up to {worst:.3g}, float16 keeps them up to 65,504; give the option "
-                "similarity=cosine or normalize=true if its vectors allow that."
-            )
-        save_array(path / "vectors.npy", halves.reshape(-1))
+        halves = new_array(path / "vectors.npy", "float16", vectors.size).reshape(vectors.shape)
+        for first in range(0, len(vectors), ROWS_TOGETHER):
+            piece = vectors[first : first + ROWS_TOGETHER].astype(np.float64)
+            if dense.similarity == "cosine":
+                lengths = np.linalg.norm(piece, axis=1, keepdims=True)
+                piece /= np.where(lengths > 0, lengths, 1)
+            if not np.abs(piece).max() <= LARGEST_HALF:
+                raise WinnowError(
+                    f"{folder.asked.name} gives vectors with numbers up to {np.abs(piece).max():.3g}, float16 keeps them up to "
+                    f"{LARGEST_HALF:,.0f}; give the option similarity=cosine or normalize=true if its vectors allow that."
+                )
+            halves[first : first + ROWS_TOGETHER] = piece
         return {"dimension": vectors.shape[1]}
 
-    grow(folder, encoder, {"documents": fill_documents, "queries": fill_queries}, progress)
+    asked = folder.asked
+    if folder.num_rows("queries") < len(asked.queries.ids):  # which come last
+        with told_once(), folder.growing(encoder.write) as growing:
+            grow(growing, asked.name, asked.documents, fill_documents, progress)
+            grow(growing, asked.name, asked.queries, fill_queries, progress)
     queries, documents = (
-        VectorsByRow(Rows(folder.asked.name, side.what, side.ids), [*map(open_halves, folder.parts(side.what))])
-        for side in (folder.asked.queries, folder.asked.documents)
+        VectorsByRow(Rows(asked.name, side.what, side.ids), [*map(open_halves, folder.parts(side.what))])
+        for side in (asked.queries, asked.documents)
     )
-    return DenseTeacher(folder.asked.name, queries, documents, dense.similarity)
+    return DenseTeacher(asked.name, queries, documents, dense.similarity)
 
 
 def open_halves(part: Part) -> np.ndarray:
@@ -116,35 +125,48 @@ def open_halves(part: Part) -> np.ndarray:
 
 
 def sparse_teacher(folder: TeacherFolder, encoder: Encoder, progress: bool) -> SparseTeacher:
-    """Each part of documents is a segment as an index has it; queries are kept only where a model encodes them."""
+    """Documents are the segment of an index, merged of the parts that they came in; queries are its queries."""
     sparse, asked = cast(SparseEncoder, encoder), folder.asked
 
     def fill_documents(items: Items, path: Path) -> dict[str, Any]:
         return {"arm": build_arm(sparse.encode_documents(map(as_document, items)), path).describe(path)}
 
-    def fill_queries(items: Items, path: Path) -> dict[str, Any]:
-        rows = cast(LearnedSparseEncoder, encoder).encode_queries(text for _, text in items)
+    def fill_queries(segment: SparseArmSegment, items: Items, path: Path) -> dict[str, Any]:
+        texts = (text for _, text in items)
+        if isinstance(encoder, LearnedSparseEncoder) and isinstance(encoder.query, NeuralSide):
+            rows = encoder.encode_queries(texts)
+        else:
+            arm = SparseArm.alone(segment.index, segment.statistics, segment.vocabulary)
+            rows = concatenate([one_row(*sparse.encode_query(text, arm)[0]) for text in texts])
         for name, array in zip(("starts", "terms", "weights"), rows, strict=True):
             save_array(path / f"rows.{name}.npy", array)
         return {"postings": len(rows.indices)}
 
-    has_model = isinstance(encoder, LearnedSparseEncoder) and isinstance(encoder.query, NeuralSide)
-    grow(folder, encoder, {"documents": fill_documents, **({"queries": fill_queries} if has_model else {})}, progress)
-    segments = [
-        SparseArmSegment.read(part.path, part.contents["arm"], part.contents["rows"])
-        for part in folder.parts("documents")
-    ]
-    arm = SparseArm.together(segments, [one.statistics for one in segments], [None] * len(segments))
-    kept = concatenate([open_rows(part) for part in folder.parts("queries")])
-
-    def encoded(row: int) -> list[SparseQuery]:
-        if not has_model:
-            return sparse.encode_query(asked.queries.texts[row], arm)
-        own = slice(kept.indptr[row], kept.indptr[row + 1])
-        return [SparseQuery(kept.indices[own], kept.data[own])] * len(segments)
-
+    if folder.num_rows("queries") < len(asked.queries.ids):
+        with told_once(), folder.growing(encoder.write) as growing:
+            grow(growing, asked.name, asked.documents, fill_documents, progress)
+            merge_documents(growing)
+            segment = open_segment(growing.parts("documents")[0])
+            grow(growing, asked.name, asked.queries, partial(fill_queries, segment), progress)
+    (part,) = folder.parts("documents")
+    rows = concatenate(list(map(open_rows, folder.parts("queries"))))
     queries, documents = (Rows(asked.name, side.what, side.ids) for side in (asked.queries, asked.documents))
-    return SparseTeacher(asked.name, queries, encoded, documents, arm)
+    return SparseTeacher(asked.name, queries, rows, documents, open_segment(part).index)
+
+
+def merge_documents(growing: Growing) -> None:
+    """One segment in the place of several, so that a query has one number for each term."""
+    segments = [open_segment(part) for part in growing.parts("documents")]
+
+    def fill(path: Path) -> dict[str, Any]:
+        return {"arm": merged_arm([(one, None, one.statistics) for one in segments], path).describe(path)}
+
+    if len(segments) > 1:
+        growing.add("documents", growing.num_rows("documents"), fill, instead=True)
+
+
+def open_segment(part: Part) -> SparseArmSegment:
+    return SparseArmSegment.read(part.path, part.contents["arm"], part.contents["rows"])
 
 
 def open_rows(part: Part) -> SparseRows:
@@ -160,19 +182,9 @@ def as_document(item: tuple[str, str]) -> Document:
     return Document(item[0], text=item[1])
 
 
-def grow(folder: TeacherFolder, encoder: Encoder, fills: Mapping[str, FillWith], progress: bool) -> None:
-    """Add what is missing of each side that is kept."""
-    sides = [side for side in (folder.asked.documents, folder.asked.queries) if side.what in fills]
-    if all(folder.num_rows(side.what) == len(side.ids) for side in sides):
-        return
-    with told_once(), folder.growing(encoder.write) as growing:
-        for side in sides:
-            there, doing = growing.num_rows(side.what), f"{folder.asked.name} reads"
-            left = len(side.ids) - there
-            items = zip(side.ids[there:], side.texts[there:], strict=True)
-            growing.add_all(
-                side.what,
-                counted(items, total=left, doing=doing, unit=side.what, shown=progress),
-                left,
-                fills[side.what],
-            )
+def grow(growing: Growing, name: str, side: Texts, fill: FillWith, progress: bool) -> None:
+    """Add what is missing of a side."""
+    there, doing = growing.num_rows(side.what), f"{name} reads"
+    items, left = zip(side.ids[there:], side.texts[there:], strict=True), len(side.ids) - there
+    if left:
+        growing.add_all(side.what, counted(items, total=left, doing=doing, unit=side.what, shown=progress), left, fill)

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from index.arms import SparseArm
 from index.dense.options import Similarity
 from index.errors import WinnowError
+from index.inverted import InvertedIndex
 from index.vectors import SparseQuery
+from kernels.cpu.sparse import SparseRows
 from retrieval.training.sparse.teacher_cache import TeacherError, Texts
 
 CROSS_ENCODER, SCORES = "cross-encoder:", "scores:"
@@ -129,19 +130,18 @@ class DenseTeacher:
 
 
 class SparseTeacher:
-    """What our own engine scores, bit for bit: the documents are an index, queries are encoded for it (`Retriever` does the same)."""
+    """What our own engine scores, bit for bit: the documents are an index, and queries are encoded for it."""
 
-    def __init__(
-        self, name: str, queries: Rows, encoded: Callable[[int], list[SparseQuery]], documents: Rows, arm: SparseArm
-    ):
-        """encoded  the query of a row, as each segment of the arm numbers its terms"""
-        self.name, self.query_rows, self.encoded = name, queries, encoded
-        self.document_rows, self.arm = documents, arm
+    def __init__(self, name: str, queries: Rows, encoded: SparseRows, documents: Rows, index: InvertedIndex):
+        """encoded  the queries row by row, over the terms of the index"""
+        self.name, self.queries, self.encoded, self.documents, self.index = name, queries, encoded, documents, index
 
     def scores(self, query_ids: Sequence[str], document_ids: Sequence[str]) -> torch.Tensor:
         """See `Teacher`; 0 where no term is shared."""
-        queries = [self.encoded(row) for row in self.query_rows.of(query_ids).tolist()]
-        return torch.from_numpy(self.arm.scores(queries, self.document_rows.of(document_ids)))
+        starts, terms, weights = self.encoded
+        own = [slice(starts[row], starts[row + 1]) for row in self.queries.of(query_ids).tolist()]
+        queries = [SparseQuery(terms[one], weights[one]) for one in own]
+        return torch.from_numpy(self.index.scores(queries, self.documents.of(document_ids)))
 
 
 class PairTeacher:
