@@ -51,7 +51,7 @@ def test_an_index_from_the_vectors_of_mini_is_the_one_from_texts_bit_for_bit(tex
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "v.jsonl.gz")
         file.write_bytes(gzip.compress("\n".join(map(json.dumps, records)).encode()))
-        encode_corpus(corpus, Path(folder, "v"), progress=False)
+        encode_corpus(corpus, Path(folder, "v"), "mini", progress=False)
         for source in (file, Path(folder, "v"), {record["id"]: record["vector"] for record in records}):
             given_ones = Retriever.from_pretrained("mini", impacts=impacts).index(
                 corpus, vectors=source, progress=False

@@ -34,7 +34,7 @@ def encoded_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoded") / "v"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "DOCUMENTS_A_PART", 2)
-        encode_corpus(CORPUS, folder, progress=False)
+        encode_corpus(CORPUS, folder, "mini", progress=False)
     return folder
 
 
@@ -87,16 +87,16 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped(encoded_once, tmp_path,
 
     monkeypatch.setattr(LearnedSparseEncoder, "encode_documents", stopping)
     with pytest.raises(KeyboardInterrupt):
-        encode_corpus(CORPUS, tmp_path / "v", progress=False)
+        encode_corpus(CORPUS, tmp_path / "v", "mini", progress=False)
     assert ids(tmp_path / "v") == [["d0", "d1"], ["d2", "d3"]]
-    assert encode_corpus(CORPUS, tmp_path / "v", progress=False) == (7, 4)
+    assert encode_corpus(CORPUS, tmp_path / "v", "mini", progress=False) == (7, 4)
     assert len(calls) == 5
     for (_, own), (_, other) in zip(read_parts(tmp_path / "v"), read_parts(encoded_once), strict=True):
         assert own.ids == other.ids
         assert [array.tobytes() for array in own.rows] == [array.tobytes() for array in other.rows]
-    assert encode_corpus(CORPUS, tmp_path / "v", progress=False) == (7, 7)  # nothing is left to do
+    assert encode_corpus(CORPUS, tmp_path / "v", "mini", progress=False) == (7, 7)  # nothing is left to do
     more = [*CORPUS, {"_id": "new", "text": "more"}]
-    assert encode_corpus(more, tmp_path / "v", progress=False) == (8, 7)
+    assert encode_corpus(more, tmp_path / "v", "mini", progress=False) == (8, 7)
     assert find_damage(tmp_path / "v") == []
 
 
@@ -106,7 +106,7 @@ def test_a_folder_of_other_documents_or_another_model_is_not_gone_on_with(encode
         (CORPUS[:3], "has document 4 as 'd3', and the corpus ends there"),
     ]:
         with pytest.raises(WinnowError, match=message):
-            encode_corpus(corpus, encoded_once, progress=False)
+            encode_corpus(corpus, encoded_once, "mini", progress=False)
     write = LearnedSparseEncoder.write
 
     def other_threshold(self, path):
@@ -124,7 +124,7 @@ def test_a_folder_of_other_documents_or_another_model_is_not_gone_on_with(encode
         with pytest.raises(
             WinnowError, match="holds vectors of mini with other options or files than those of mini now"
         ):
-            encode_corpus(CORPUS, encoded_once, progress=False)
+            encode_corpus(CORPUS, encoded_once, "mini", progress=False)
     assert find_damage(encoded_once) == []
     assert len(list(encoded_once.glob("part-*"))) == 5  # the model's and those of vectors: nothing else is left behind
 
@@ -140,10 +140,10 @@ def test_a_model_whose_vocabulary_is_that_of_a_segment_is_refused(tmp_path, mode
 
 def test_a_corpus_that_cannot_be_encoded_is_told(tmp_path):
     with pytest.raises(CorpusError, match="document 4 of the corpus has the id 'd0' of one before it"):
-        encode_corpus([*CORPUS[:3], CORPUS[0]], tmp_path / "v", progress=False)
+        encode_corpus([*CORPUS[:3], CORPUS[0]], tmp_path / "v", "mini", progress=False)
     assert ids(tmp_path / "v") == [["d0", "d1"]]  # what was whole stays
     with pytest.raises(CorpusError, match="the corpus holds no documents"):
-        encode_corpus([], tmp_path / "w", progress=False)
+        encode_corpus([], tmp_path / "w", "mini", progress=False)
     assert not (tmp_path / "w").exists()
     with pytest.raises(IndexFormatError, match="holds a vectors, not a retriever"):
         Retriever.from_folder(tmp_path / "v")
@@ -186,7 +186,7 @@ def test_vectors_of_another_vocabulary_are_refused(encoded_once):
     "file", ["ids.text.npy", "rows.weights.npy", "rows.starts.npy", "vocabulary.text.npy", "part.json"]
 )
 def test_damage_is_found_and_repair_keeps_the_parts_before_it(tmp_path, file, capsys):
-    encode_corpus(CORPUS, tmp_path / "v", progress=False)
+    encode_corpus(CORPUS, tmp_path / "v", "mini", progress=False)
     path = tmp_path / "v" / "part-000003" / file
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -199,7 +199,7 @@ def test_damage_is_found_and_repair_keeps_the_parts_before_it(tmp_path, file, ca
     assert "part-000003: `winnow encode` encodes it anew, and the parts after it, from where the vectors end now" in out
     assert f"{tmp_path / 'v'} is sound and has 2 documents" in out
     assert repair(tmp_path / "v") == []
-    assert encode_corpus(CORPUS, tmp_path / "v", progress=False) == (7, 2)
+    assert encode_corpus(CORPUS, tmp_path / "v", "mini", progress=False) == (7, 2)
 
 
 FORGED = {
@@ -213,7 +213,7 @@ FORGED = {
 
 @pytest.mark.parametrize("file", FORGED)
 def test_parts_that_lie_are_found_by_what_they_hold(tmp_path, file):
-    encode_corpus(CORPUS[:2], tmp_path / "v", progress=False)
+    encode_corpus(CORPUS[:2], tmp_path / "v", "mini", progress=False)
     place, message = FORGED[file]
 
     def change(data):
@@ -233,9 +233,9 @@ def write_corpus(tmp_path):
 
 def test_the_commands_encode_once_and_index_from_it(tmp_path, capsys):
     corpus, folder, index = write_corpus(tmp_path), str(tmp_path / "v"), str(tmp_path / "i")
-    assert main(["encode", corpus, "--out", folder, "--no-progress"]) == 0
+    assert main(["encode", corpus, "--out", folder, "--model", "mini", "--no-progress"]) == 0
     assert "encoded 7 documents with mini, all of them now\n" in capsys.readouterr().out
-    assert main(["encode", corpus, "--out", folder, "--no-progress"]) == 0
+    assert main(["encode", corpus, "--out", folder, "--model", "mini", "--no-progress"]) == 0
     assert "encoded 7 documents with mini, 0 of them now\n" in capsys.readouterr().out
     assert main(["verify", folder, "--full"]) == 0
     assert capsys.readouterr().out == f"{folder} is sound (every byte, row and id)\n"
@@ -329,7 +329,7 @@ def test_texts_that_were_cut_are_told_once_of_all_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, "DOCUMENTS_A_PART", 2)
     corpus = [{"_id": str(number), "text": "moon " * (300 * (number % 2))} for number in range(6)]
     with pytest.warns(TruncationWarning) as told:
-        encode_corpus(corpus, tmp_path / "v", progress=False)
+        encode_corpus(corpus, tmp_path / "v", "mini", progress=False)
     assert [str(one.message) for one in told] == [
         "3 of 6 texts have more than max_length = 256 tokens; what comes after was not read."
     ]
