@@ -91,7 +91,8 @@ def test_what_was_trained_is_what_is_loaded(case, starts, data, tmp_path):
     start, model = CASES[case]
     before = load(starts[start], activation="log1p", max_length=30)
     task, folder = trained(starts[start], data, tmp_path, **model)
-    assert (folder / ENCODER_FILE).is_file() and not (folder / "modules.json").exists()
+    assert (folder / ENCODER_FILE).is_file()
+    assert not (folder / "modules.json").exists()
     again = load(folder)
     rows = vectors(again)
     for side, found in enumerate(rows):
