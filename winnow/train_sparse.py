@@ -1,4 +1,4 @@
-"""`winnow train sparse RECIPE`: documents and queries to weights of terms, learned as a TOML file says."""
+"""A sparse encoder: it learns as a recipe says, inference-free, siamese or of two models, from pairs and teachers."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from index.errors import WinnowError
 from retrieval.rerankers.settings import BlockRankSettings
 from retrieval.training.block_rank import BlockRankTask
 from winnow.cli import main
-from winnow.train import parse_data
+from winnow.train_blockrank import parse_data
 
 CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 WORDS = ("moon", "tide", "bread", "salt", "water", "yeast", "flour", "sea")
