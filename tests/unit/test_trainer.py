@@ -102,7 +102,7 @@ def test_an_evaluation_is_reported_with_the_mean_loss_since_the_one_before(tmp_p
     measured = {line["step"]: line["evaluation"] for line in log if "evaluation" in line}
     bounds = [0, 4, 8, 12, 16, 20, 24, 25]
     assert said[0] == f"step 0: closeness {measured[0]['closeness']:.4f}, bias {measured[0]['bias']:.4f}"
-    for line, first, last in zip(said[1:], bounds, bounds[1:], strict=True):
+    for line, first, last in zip(said[1:], bounds[:-1], bounds[1:], strict=True):
         mean = sum(losses[step] for step in range(first + 1, last + 1)) / (last - first)
         assert line.startswith(f"step {last}: loss {mean:.4f}, closeness {measured[last]['closeness']:.4f}")
 
