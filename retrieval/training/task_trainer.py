@@ -51,7 +51,7 @@ class TaskTrainer(Trainer):
         """From the newest checkpoint, or from the beginning, to the end."""
         checkpoint, step = self.folder.newest_checkpoint() or (None, 0)
         self.folder.cut_log(-1 if checkpoint is None else step)
-        writer = self.write_events(step) if self.options.tensorboard else None
+        writer = self.write_events(0 if checkpoint is None else step + 1) if self.options.tensorboard else None
         self.bar = bar(total=self.options.steps, doing="training", unit="steps", first=step, shown=progress)
         try:
             self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -62,11 +62,11 @@ class TaskTrainer(Trainer):
         return self.end()
 
     def write_events(self, step: int) -> Any:
-        """Logs go to TensorBoard too; of an earlier run, what came after this step is no longer shown."""
+        """Logs go to TensorBoard too; what is there from an earlier run is shown up to this step, without it."""
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
 
-        writer = SummaryWriter(str(self.folder.tensorboard), purge_step=step + 1 if step else None)
+        writer = SummaryWriter(str(self.folder.tensorboard), purge_step=step)
         self.add_callback(TensorBoardCallback(writer))
         return writer
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,12 @@ def test_what_is_wrong_is_told_in_a_sentence(command, capsys, more, message):
     assert message in said
     assert "Traceback" not in said
     assert "unexpected" not in said
+
+
+def test_event_files_are_asked_for(command, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert command("--tensorboard") == 1
+    assert "training needs the package tensorboard" in capsys.readouterr().err
 
 
 def test_a_model_without_a_chat_template_is_told(command, model, tmp_path, capsys):

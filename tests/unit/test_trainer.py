@@ -42,6 +42,21 @@ def test_the_model_of_the_best_evaluation_is_kept(tmp_path):
     assert -abs(float((ended.model / "weight.txt").read_text()) - 3) == ended.best
 
 
+def test_of_equal_evaluations_the_first_model_is_kept(tmp_path):
+    class Judged(Line):
+        def evaluate(self):
+            self.judged = getattr(self, "judged", -1) + 1
+            return {"closeness": (0.5, 0.75, 0.875, 0.875, 0.625)[self.judged]}
+
+        def save(self, folder):
+            (folder / "number.txt").write_text(str(self.judged))
+
+    options = TrainingOptions(steps=4, accumulation=1, evaluate_every=1)
+    ended = train(Judged(), options, tmp_path / "run", progress=False)
+    assert ended[1:] == (2, 0.5, 0.875)
+    assert (ended.model / "number.txt").read_text() == "2"
+
+
 def test_without_evaluation_the_last_model_is_kept(tmp_path):
     task = Line()
     ended = train(task, TrainingOptions(steps=3, evaluate_every=0), tmp_path / "run", progress=False)
@@ -59,7 +74,37 @@ def test_every_example_is_seen_once_an_epoch_in_an_order_of_its_own(tmp_path):
 
     train(Seen(), TrainingOptions(steps=7, accumulation=2, evaluate_every=0), tmp_path / "run", progress=False)
     assert sorted(seen) == [(epoch, number) for epoch in range(2) for number in range(7)]
-    assert [number for epoch, number in seen if epoch == 0] != [number for epoch, number in seen if epoch == 1]
+    for epoch in range(2):  # runs made before had it, and are to be made again
+        order = np.random.default_rng([0, epoch]).permutation(7).tolist()
+        assert [number for of, number in seen if of == epoch] == order
+
+
+@pytest.mark.parametrize("seed", [7, 2**40 + 1])
+def test_noise_is_the_seeds_own(tmp_path, seed):
+    drawn = []
+
+    class Drawn(Line):
+        def losses(self, number, epoch):
+            drawn.append(torch.rand(1).item())
+            return super().losses(number, epoch)
+
+    options = TrainingOptions(steps=1, accumulation=1, evaluate_every=0, seed=seed)
+    train(Drawn(), options, tmp_path / "run", progress=False)
+    torch.manual_seed(seed)
+    assert drawn == [torch.rand(1).item()]
+
+
+def test_an_evaluation_is_reported_with_the_mean_loss_since_the_one_before(tmp_path):
+    said = []
+    train(Line(), OPTIONS, tmp_path / "run", progress=False, report=said.append)
+    log = untimed(tmp_path / "run")
+    losses = {line["step"]: line["loss"] for line in log if "loss" in line}
+    measured = {line["step"]: line["evaluation"] for line in log if "evaluation" in line}
+    bounds = [0, 4, 8, 12, 16, 20, 24, 25]
+    assert said[0] == f"step 0: closeness {measured[0]['closeness']:.4f}, bias {measured[0]['bias']:.4f}"
+    for line, first, last in zip(said[1:], bounds[:-1], bounds[1:], strict=True):
+        mean = sum(losses[step] for step in range(first + 1, last + 1)) / (last - first)
+        assert line.startswith(f"step {last}: loss {mean:.4f}, closeness {measured[last]['closeness']:.4f}")
 
 
 def test_the_rate_grows_then_falls():

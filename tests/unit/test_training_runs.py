@@ -115,7 +115,9 @@ def test_event_files_have_losses_and_measures_of_the_run_that_was_resumed(tmp_pa
 
     options = TrainingOptions(**{**asdict(OPTIONS), "tensorboard": True})
     with pytest.raises(KeyboardInterrupt):
-        train(Line(20), options, tmp_path / "run", progress=False)  # step 10, after the checkpoint of step 6
+        train(Line(9), options, tmp_path / "run", progress=False)  # in step 5, after the checkpoint of step 0
+    with pytest.raises(KeyboardInterrupt):
+        train(Line(20), options, tmp_path / "run", resume=True, progress=False)  # in step 10, after that of step 6
     train(Line(), options, tmp_path / "run", resume=True, progress=False)
     events = EventAccumulator(str(tmp_path / "run" / "run" / "tensorboard"))
     events.Reload()
