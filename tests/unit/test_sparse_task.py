@@ -329,10 +329,12 @@ def test_ndcg_is_the_sum_of_discounts_over_the_best_that_could_be():
     # order: 1, 3, 2, 0; answers 3 and 0 are second and fourth
     assert ndcg(scores, [3, 0]) == pytest.approx((1 / log2(3) + 1 / log2(5)) / (1 / log2(2) + 1 / log2(3)))
     assert ndcg(scores, [1]) == 1
-    tied = np.zeros(12, np.float32)
+    tied = np.zeros(500, np.float32)
     assert ndcg(tied, [0]) == 1  # equal scores rank by place
     assert ndcg(tied, [9]) == pytest.approx(1 / log2(11))
     assert ndcg(tied, [10]) == 0
+    halves = np.tile(np.array([0, 1], np.float32), 250)
+    assert ndcg(halves, [19]) == pytest.approx(1 / log2(11))  # 1, 3, 5, ..., 19
     many = list(range(12))
     assert ndcg(np.arange(12, dtype=np.float32), many) == pytest.approx(1)  # ten are enough
 

@@ -215,5 +215,7 @@ def as_type(value: Any, hint: Any, where: str) -> Any:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        raise WinnowError(f"{where} is {value!r:.40}; it must be of type {wanted.__name__}.")
+        raise WinnowError(
+            f"{where} is {value!r:.40}; it must be of type {'list' if wanted is tuple else wanted.__name__}."
+        )
     return value
