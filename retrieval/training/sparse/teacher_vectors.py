@@ -24,7 +24,7 @@ from retrieval.encoders.neural_side import NeuralSide
 from retrieval.encoders.protocol import DenseEncoder, Encoder, SparseEncoder
 from retrieval.encoding import told_once
 from retrieval.progress import progress as counted
-from retrieval.training.sparse.teacher_cache import Asked, TeacherFolder, Texts
+from retrieval.training.sparse.teacher_cache import Asked, Fill, TeacherFolder, Texts
 from retrieval.training.sparse.teachers import DenseTeacher, Rows, SparseTeacher, Teacher, VectorsByRow
 
 OF_A_PLACE = ("name", "revision", "trust_remote_code")  # where a model's files are, beside what they are
@@ -101,7 +101,7 @@ def dense_teacher(folder: TeacherFolder, encoder: Encoder, progress: bool) -> De
         save_array(path / "vectors.npy", halves.reshape(-1))
         return {"dimension": vectors.shape[1]}
 
-    grow(folder, encoder, {"documents": fill_documents, "queries": fill_queries}, progress)
+    grow(folder, encoder.write, {"documents": fill_documents, "queries": fill_queries}, progress)
     queries, documents = (
         VectorsByRow(Rows(folder.asked.name, side.what, side.ids), [*map(open_halves, folder.parts(side.what))])
         for side in (folder.asked.queries, folder.asked.documents)
@@ -123,13 +123,15 @@ def sparse_teacher(folder: TeacherFolder, encoder: Encoder, progress: bool) -> S
         return {"arm": build_arm(sparse.encode_documents(map(as_document, items)), path).describe(path)}
 
     def fill_queries(items: Items, path: Path) -> dict[str, Any]:
-        rows = cast(LearnedSparseEncoder, encoder).encode_queries(text for _, text in items)
-        for name, array in zip(("starts", "terms", "weights"), rows, strict=True):
-            save_array(path / f"rows.{name}.npy", array)
-        return {"postings": len(rows.indices)}
+        return save_rows(cast(LearnedSparseEncoder, encoder).encode_queries(text for _, text in items), path)
 
     has_model = isinstance(encoder, LearnedSparseEncoder) and isinstance(encoder.query, NeuralSide)
-    grow(folder, encoder, {"documents": fill_documents, **({"queries": fill_queries} if has_model else {})}, progress)
+    grow(
+        folder,
+        encoder.write,
+        {"documents": fill_documents, **({"queries": fill_queries} if has_model else {})},
+        progress,
+    )
     segments = [
         SparseArmSegment.read(part.path, part.contents["arm"], part.contents["rows"])
         for part in folder.parts("documents")
@@ -147,6 +149,13 @@ def sparse_teacher(folder: TeacherFolder, encoder: Encoder, progress: bool) -> S
     return SparseTeacher(asked.name, queries, encoded, documents, arm)
 
 
+def save_rows(rows: SparseRows, path: Path) -> dict[str, Any]:
+    """What `open_rows` needs."""
+    for name, array in zip(("starts", "terms", "weights"), rows, strict=True):
+        save_array(path / f"rows.{name}.npy", array)
+    return {"postings": len(rows.indices)}
+
+
 def open_rows(part: Part) -> SparseRows:
     num_rows, postings = part.contents["rows"], part.contents["postings"]
     return SparseRows(
@@ -160,12 +169,12 @@ def as_document(item: tuple[str, str]) -> Document:
     return Document(item[0], text=item[1])
 
 
-def grow(folder: TeacherFolder, encoder: Encoder, fills: Mapping[str, FillWith], progress: bool) -> None:
-    """Add what is missing of each side that is kept."""
+def grow(folder: TeacherFolder, describe: Fill, fills: Mapping[str, FillWith], progress: bool) -> None:
+    """Add what is missing of each side that is kept; `describe` writes the model into an empty folder."""
     sides = [side for side in (folder.asked.documents, folder.asked.queries) if side.what in fills]
     if all(folder.num_rows(side.what) == len(side.ids) for side in sides):
         return
-    with told_once(), folder.growing(encoder.write) as growing:
+    with told_once(), folder.growing(describe) as growing:
         for side in sides:
             there, doing = growing.num_rows(side.what), f"{folder.asked.name} reads"
             left = len(side.ids) - there
