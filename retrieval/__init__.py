@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from retrieval.encoding import encode_corpus
     from retrieval.fusion import Fusion
     from retrieval.hits import Explanation, Hit, Hits
+    from retrieval.queries import conversation_text
     from retrieval.rerankers.loading import load_reranker
     from retrieval.rerankers.protocol import Ranked, Reranker
     from retrieval.retriever import Retriever
@@ -32,6 +33,7 @@ HOMES = {
     "Retriever": "retrieval.retriever",
     "Tuning": "retrieval.tuning",
     "WinnowError": "index.errors",
+    "conversation_text": "retrieval.queries",
     "encode_corpus": "retrieval.encoding",
     "load_reranker": "retrieval.rerankers.loading",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "Retriever",
     "Tuning",
     "WinnowError",
+    "conversation_text",
     "encode_corpus",
     "load_reranker",
 ]

@@ -13,8 +13,29 @@ from index.vectors import SparseQuery, checked_weights
 from retrieval.encoders.protocol import DenseEncoder, SparseEncoder
 from retrieval.encoders.weighted_terms import weighted_query
 
+NEXT_TURN = " [SEP] "
+
 OneQuery = str | Mapping[str, float] | Sequence[float] | np.ndarray
 Query = OneQuery | Mapping[str, OneQuery]
+
+
+def conversation_text(turns: Sequence[str]) -> str:
+    """A conversation as one query, as encoders of conversations are trained to read it: the newest turn first, so that what is cut off a
+    long one is what was said long ago (DiSCo, Lupart et al., arXiv:2410.14609).
+
+    turns  what was said, oldest first, the last by the one who asks; turns without words are left out
+
+    Raises WinnowError where the last has none.
+
+    >>> conversation_text(["When did the band part?", "In late 1969.", "Why?"])
+    'Why? [SEP] In late 1969. [SEP] When did the band part?'
+    """
+    if isinstance(turns, str) or not isinstance(turns, Sequence):
+        raise WinnowError(f"the turns are {type(turns).__name__} {turns!r:.60}; give a list of strings, oldest first.")
+    said = [checked_text("a turn", turn).strip() for turn in turns]
+    if not said or not said[-1]:
+        raise WinnowError(f"the last of {len(said)} turns has no words; give what is asked now as the last one.")
+    return NEXT_TURN.join(turn for turn in reversed(said) if turn)
 
 
 def each_query(queries: Iterable[Query]) -> list[Query]:

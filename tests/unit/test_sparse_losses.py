@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from retrieval.training.run_folder import TrainingError
-from retrieval.training.sparse.losses import contrastive_loss, ensemble, kl_distillation_loss, margin_mse_loss
+from retrieval.training.sparse.losses import (
+    contrastive_loss,
+    ensemble,
+    kl_distillation_loss,
+    margin_mse_loss,
+    mean_of_teachers,
+)
 
 # queries x documents: query 0 has the positives 0 and 2, query 1 the positive 1
 SCORES = torch.tensor([[2.0, 1.0, 0.5, -1.0], [0.0, 3.0, 1.0, 2.0]])
@@ -162,6 +168,17 @@ def test_a_teacher_of_weight_0_is_as_one_that_is_not_there():
     teacher, other = torch.tensor([[0.0, 1.0, nan]]), torch.tensor([[5.0, 4.0, 3.0]])
     found = ensemble([teacher, other], weights=[1, 0])
     assert found[0].tolist() == pytest.approx([0, 30, nan], abs=1e-4, nan_ok=True)
+
+
+def test_the_mean_of_teachers_is_of_their_scores_as_they_are():
+    one, other = torch.tensor([[10.0, -4.0, nan, nan]]), torch.tensor([[2.0, nan, 0.5, nan]])
+    found = mean_of_teachers([one, other], weights=[1, 3])
+    assert found[0].tolist() == pytest.approx([(10 + 3 * 2) / 4, -4, 0.5, nan], nan_ok=True)
+    assert mean_of_teachers([one, other])[0, 0].item() == 6
+    assert mean_of_teachers([one, other], weights=[0, 1])[0].tolist() == pytest.approx([2, nan, 0.5, nan], nan_ok=True)
+    assert torch.equal(mean_of_teachers([SCORES]), SCORES)
+    with pytest.raises(TrainingError, match="there are 0 teachers"):
+        mean_of_teachers([])
 
 
 @pytest.fixture(scope="module")

@@ -95,8 +95,8 @@ def test_what_was_trained_is_what_is_loaded(case, starts, data, tmp_path):
     assert not (folder / "modules.json").exists()
     again = load(folder)
     rows = vectors(again)
-    for side, found in enumerate(rows):
-        expected = task.of_texts(side, TEXTS).detach().numpy()
+    for tower, reader, found in zip((task.towers.document, task.towers.query), task.reads, rows, strict=True):
+        expected = tower(reader.of(TEXTS)).detach().numpy()
         np.testing.assert_allclose(found, expected, atol=2e-5)
         assert expected.any(axis=1).sum() >= len(TEXTS) - 1
     assert not np.allclose(rows[1], vectors(before)[1], atol=1e-3), "training has changed nothing"
@@ -114,12 +114,15 @@ def test_a_user_still_says_more_than_the_file(starts, data, tmp_path):
     _, folder = trained(starts["llama"], data, tmp_path, queries="siamese", encoder=MISTRAL_SPLADE)
     own = load(folder)
     assert (own.document.options.prefix, own.query.options.prefix) == ("passage: ", "query: ")
-    assert own.document.options.echo and own.query.options.bidirectional and own.document.options.max_length == 30
+    assert (own.document.options.echo, own.query.options.bidirectional, own.query.options.max_length) == (
+        True,
+        True,
+        30,
+    )
     told = load(folder, echo=False, query_prefix="q ", max_length=20)
     assert (told.document.options.prefix, told.query.options.prefix) == ("passage: ", "q ")
-    assert (
-        not told.query.options.echo and told.document.options.max_length == 20 and told.document.options.bidirectional
-    )
+    assert (told.query.options.echo, told.document.options.max_length) == (False, 20)
+    assert told.document.options.bidirectional
 
 
 @pytest.fixture
@@ -154,7 +157,8 @@ DAMAGED = [
 def test_a_damaged_file_is_told(found, said, saved):
     with pytest.raises(ModelError) as told:
         load(saved(**found), activation="log1p")
-    assert said in str(told.value) and ENCODER_FILE in str(told.value)
+    assert said in str(told.value)
+    assert ENCODER_FILE in str(told.value)
     assert str(told.value).count("\n") == 0
 
 
@@ -176,8 +180,8 @@ def test_special_tokens_weigh_what_the_file_beside_a_table_says(saved):
     folder = saved(document={"special_terms": True}, query={"max_length": 3})
     (folder / "idf.json").write_text(json.dumps({"<pad>": 2.5, "a": 1.5}))
     encoder = load(folder, activation="log1p")
-    assert encoder.query.weights[3] == 2.5 and encoder.query.max_length == 3
+    assert (encoder.query.weights[3], encoder.query.max_length) == (2.5, 3)
     assert encoder.document.options.special_terms
     (folder / ENCODER_FILE).unlink()
     encoder = load(folder, activation="log1p")
-    assert encoder.query.weights[3] == 0 and not encoder.document.options.special_terms
+    assert (encoder.query.weights[3], encoder.document.options.special_terms) == (0, False)

@@ -126,6 +126,19 @@ def ensemble(
     return torch.where(weight > 0, scale * total / weight, torch.nan)
 
 
+def mean_of_teachers(targets: Sequence[torch.Tensor], weights: Sequence[float] | None = None) -> torch.Tensor:
+    """The weighted mean of the scores as they are, over the teachers that know a pair: float32 [queries, documents], NaN where none does.
+
+    Of one teacher, its scores: a student may then have to reach their range. Of several, for teachers on one scale, as the same encoder of
+    several rewrites of a query (DiSCo, arXiv:2410.14609). Arguments and errors are those of `ensemble`.
+    """
+    weights = check_teachers(targets, weights, 1.0)
+    known = [its_weight * ~scores.isnan() for scores, its_weight in zip(targets, weights, strict=True)]
+    total = sum(own * scores.nan_to_num() for own, scores in zip(known, targets, strict=True))
+    weight = torch.stack(known).sum(0)
+    return torch.where(weight > 0, total / weight, torch.nan)
+
+
 def check_scores(scores: torch.Tensor, **others: torch.Tensor) -> None:
     """Raises TrainingError unless all are matrices of one shape and targets are finite or NaN."""
     if scores.ndim != 2 or scores.numel() == 0 or scores.dtype not in PRECISE:

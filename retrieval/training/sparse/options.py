@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from index.errors import WinnowError
 
 Regulariser = Literal["flops", "idf-flops", "l1", "masked-flops", "df-flops"]
+Together = Literal["min-max", "mean"]
 POSITIVE = ("answers", "queries_a_document", "temperature", "distillation_temperature", "teacher_scale")
 MAYBE_POSITIVE = ("document_terms", "query_terms")  # None: not steered
 
@@ -25,7 +26,9 @@ class SparseOptions:
     temperature               of the contrastive loss
     distillation_temperature  of the KL divergence
     teacher_weights           of each teacher; empty: all alike
-    teacher_scale             largest score of the teachers together
+    teachers_together         min-max: each teacher's scores of a query from 0 to 1, their mean, times teacher_scale (`losses.ensemble`);
+                              mean: of the scores as they are, as DiSCo and MarginMSE have them
+    teacher_scale             largest score of the teachers together, of min-max
     regulariser               see `regularisers`
     regulariser_threshold     terms of masked-flops
     document_weight           of documents' regulariser; where it is steered, where that begins
@@ -46,6 +49,7 @@ class SparseOptions:
     temperature: float = 1.0
     distillation_temperature: float = 1.0
     teacher_weights: tuple[float, ...] = ()
+    teachers_together: Together = "min-max"
     teacher_scale: float = 30.0
     regulariser: Regulariser = "flops"
     regulariser_threshold: int = 0
@@ -63,9 +67,13 @@ class SparseOptions:
             raise WinnowError(
                 f"the regulariser is {self.regulariser!r:.40}; it must be {', '.join(get_args(Regulariser))}."
             )
+        if self.teachers_together not in get_args(Together):
+            raise WinnowError(
+                f"teachers_together is {self.teachers_together!r:.40}; it must be {', '.join(get_args(Together))}."
+            )
         for field in fields(self):
             value: Any = getattr(self, field.name)
-            if field.name in ("regulariser", "teacher_weights"):
+            if field.name in ("regulariser", "teacher_weights", "teachers_together"):
                 continue
             if value is None and field.name in MAYBE_POSITIVE:
                 continue

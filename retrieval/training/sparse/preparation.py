@@ -2,98 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
-from index.errors import ModelError, WinnowError
-from retrieval.encoders.checkpoints import as_side, load_checkpoint
-from retrieval.encoders.learned import LearnedSparseEncoder, QuerySide, TokenCounts
-from retrieval.encoders.minilm import FINGERPRINT, minilm_folder
-from retrieval.encoders.model_files import ModelFiles
-from retrieval.encoders.model_reading import on_device, read_model
+from index.errors import WinnowError
+from kernels.cpu.sparse import SparseRows
+from retrieval.encoders.checkpoints import load_checkpoint
+from retrieval.encoders.learned import LearnedSparseEncoder, TokenCounts
+from retrieval.encoders.model_reading import on_device
 from retrieval.encoders.neural_side import NeuralSide
-from retrieval.encoders.options import NeuralOptions
-from retrieval.encoders.plain_checkpoints import Side, count_positions
-from retrieval.encoders.term_weights import CollectionIdf, TermWeights
-from retrieval.encoders.tokens import read_tokenizer, special_terms
-from retrieval.encoders.wishes import Wishes
+from retrieval.encoders.term_weights import TABLE_OPTIONS, CollectionIdf, TermWeights
+from retrieval.encoders.tokens import TextReader
+from retrieval.training.sparse.beginning import beginning, build, starting_weights
 from retrieval.training.sparse.examples import Examples
-from retrieval.training.sparse.model import QueryTable, SparseModel, SparseTowers, collection_idf
-from retrieval.training.sparse.recipe import ModelOptions, Recipe
+from retrieval.training.sparse.frozen import FrozenDocuments, encoded, kept_rows
+from retrieval.training.sparse.model import SparseTowers, collection_idf
+from retrieval.training.sparse.recipe import Recipe
+from retrieval.training.sparse.rewrites import REWRITES, Rewritten, Talk, split
 from retrieval.training.sparse.saving import write_towers
-from retrieval.training.sparse.start import tied_head_start
-from retrieval.training.sparse.task import HeldOut, SparseTask
+from retrieval.training.sparse.task import HeldOut, SparseTask, digest
+from retrieval.training.sparse.teacher_cache import Texts
 from retrieval.training.sparse.teachers import Teacher, teacher_of
 
-MINILM = "minilm"
-OF_A_NAME = {
-    "base_model",
-    "query_model",
-    "revision",
-    "trust_remote_code",
-}  # options of a model that is found by its name
-OF_ONE_MODEL = (
-    "activation",
-    "threshold",
-    "special_terms",
-    "bidirectional",
-)  # options that a model's weights are learned for
 TEXTS_TOGETHER = 1000  # tokenized at a time
+
+
+class Material(NamedTuple):
+    """What is learned from."""
+
+    examples: Examples
+    held_out: HeldOut | None
+    teachers: list[Teacher]
+    frozen: FrozenDocuments | None
+    described: dict[str, Any]  # what they depend on beside the examples
 
 
 def prepare(recipe: Recipe, *, cache: str | Path, device: str | None = None, progress: bool = True) -> SparseTask:
     """Raises WinnowError for whatever does not fit.
 
-    cache   a folder in which teachers keep what they have computed
+    cache   a folder in which teachers, and documents that are not trained, keep what was computed
     device  as PyTorch calls it; None: a CUDA device where there is one
     """
     data = recipe.data
-    examples = Examples.read(data.folder, data.split, data.negatives or None)
-    held_out = None
-    if recipe.training.evaluate_every:
-        if not data.held_out:
-            raise WinnowError(
-                f"training.evaluate_every is {recipe.training.evaluate_every}, and data.held_out names no split; name one, or set it to 0."
-            )
-        held_out = hold_out(Examples.read(data.folder, data.held_out), data.others, recipe.training.seed, examples)
+    if recipe.training.evaluate_every and not (data.dialogues_held_out if data.conversations else data.held_out):
+        name = "dialogues_held_out" if data.conversations else "held_out"
+        raise WinnowError(
+            f"training.evaluate_every is {recipe.training.evaluate_every}, and data.{name} names nothing; give it, or set it to 0."
+        )
+    source = Talk.read(data) if data.conversations else Examples.read(data.folder, data.split, data.negatives or None)
+    documents = list(source.passages.values()) if isinstance(source, Talk) else source.documents
     began_as = beginning(recipe.model)
     counts = TokenCounts(began_as.num_terms)
-    for first in range(0, len(examples.documents), TEXTS_TOGETHER):
-        counts.add(began_as.document.tokens.own(examples.documents[first : first + TEXTS_TOGETHER]))
-    idf = collection_idf(counts.frequency, len(examples.documents))
+    for first in range(0, len(documents), TEXTS_TOGETHER):
+        counts.add(began_as.document.tokens.own(documents[first : first + TEXTS_TOGETHER]))
+    idf = collection_idf(counts.frequency, len(documents))
     torch.manual_seed(recipe.training.seed)  # adapters begin at random
     towers = build(recipe.model, began_as, idf)
     on_device(towers, recipe.model.start, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    reads = began_as.document.tokens
-    query_reads = began_as.query.tokens if isinstance(began_as.query, NeuralSide) else reads
-    if data.max_length:
-        if data.max_length > reads.longest:
-            raise WinnowError(
-                f"data.max_length is {data.max_length}, and {recipe.model.start} reads {reads.longest} tokens; give fewer, or more to the encoder."
-            )
-        options = replace(began_as.document.options, max_length=data.max_length)
-        reads = began_as.document.reads(began_as.tokenizer, options)
+    start = Start(recipe, began_as, towers, idf, Path(cache), progress)
+    material = start.of_conversations(source) if isinstance(source, Talk) else start.of_judged(source)
     return SparseTask(
         towers,
-        (reads, query_reads),
-        examples,
+        readers(recipe, began_as),
+        material.examples,
         recipe.loss,
-        teachers=[
-            teacher(recipe, number, examples, Path(cache), progress=progress) for number in range(len(recipe.teachers))
-        ],
-        held_out=held_out,
+        teachers=material.teachers,
+        held_out=material.held_out,
+        frozen=material.frozen,
         idf=idf,
         write_model=lambda towers, folder: write_towers(towers, began_as, folder),
         seed=recipe.training.seed,
         steps=recipe.training.steps * recipe.training.accumulation,
-        of_model=of_model(recipe, began_as),
+        of_model={**of_model(recipe, began_as), **material.described},
     )
+
+
+def readers(recipe: Recipe, began_as: LearnedSparseEncoder) -> tuple[TextReader, TextReader]:
+    """How documents and queries become tokens while training. Raises WinnowError."""
+    reads, asked = began_as.document.tokens, recipe.data.max_length
+    query_reads = began_as.query.tokens if isinstance(began_as.query, NeuralSide) else reads
+    if asked:
+        if asked > reads.longest:
+            raise WinnowError(
+                f"data.max_length is {asked}, and {recipe.model.start} reads {reads.longest} tokens; give fewer, or more to the encoder."
+            )
+        options = replace(began_as.document.options, max_length=asked)
+        reads = began_as.document.reads(began_as.tokenizer, options)
+    return reads, query_reads
 
 
 def of_model(recipe: Recipe, began_as: LearnedSparseEncoder) -> dict[str, Any]:
@@ -104,6 +105,114 @@ def of_model(recipe: Recipe, began_as: LearnedSparseEncoder) -> dict[str, Any]:
     if any(one.options for one in recipe.teachers):
         found["teacher_options"] = [one.options for one in recipe.teachers]
     return found
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model as it begins, which some of what it learns from depends on."""
+
+    recipe: Recipe
+    encoder: LearnedSparseEncoder
+    towers: SparseTowers
+    idf: np.ndarray
+    cache: Path
+    progress: bool
+
+    def of_judged(self, examples: Examples) -> Material:
+        """Queries with documents that answer them."""
+        data, held_out, frozen = self.recipe.data, None, None
+        if self.recipe.training.evaluate_every:
+            judged = Examples.read(data.folder, data.held_out)
+            held_out = hold_out(judged, data.others, self.recipe.training.seed, examples)
+        queries = dict(zip(examples.query_ids, examples.queries, strict=True))
+        documents = dict(zip(examples.document_ids, examples.documents, strict=True))
+        if self.recipe.model.frozen_documents:
+            sides = Texts.of("queries", queries), Texts.of("documents", documents)
+            rows = kept_rows(*self.named, sides, {"documents": self.read_documents}, self.cache, self.progress)
+            frozen = FrozenDocuments(sides[1].texts, rows["documents"], self.encoder.num_terms)
+        teachers = [
+            teacher_of(
+                told.name,
+                queries=queries,
+                documents=documents,
+                pairs=lambda: pairs_of(examples),
+                cache=self.cache,
+                options=told.options,
+                progress=self.progress,
+            )
+            for told in self.recipe.teachers
+        ]
+        return Material(examples, held_out, teachers, frozen, {})
+
+    def of_conversations(self, talk: Talk) -> Material:
+        """Conversations with what their rewrites find."""
+        data = self.recipe.data
+        own, (name, identity) = self.own_queries(), self.named
+        encoders = self.read_by(own), self.read_documents
+        identity |= {"queries": of_queries(own)}
+        rewritten = Rewritten.of(
+            talk, name, identity, encoders, self.encoder.num_terms, self.cache, progress=self.progress
+        )
+        found = rewritten.examples(data.found)
+        examples, held_out = split(found, talk, data.dialogues_held_out, data.others, self.recipe.training.seed)
+        first_of = {one.conversation_id: one.rewrites[0] for one in talk.conversations}
+        teachers = [
+            rewritten.teacher(told.name)
+            if told.name.partition(":")[0] == REWRITES
+            else teacher_of(
+                told.name,
+                queries={one: first_of[one] for one in examples.query_ids},
+                documents=talk.passages,
+                pairs=lambda: pairs_of(examples),
+                cache=self.cache,
+                options=told.options,
+                progress=self.progress,
+            )
+            for told in self.recipe.teachers
+        ]
+        return Material(
+            examples, held_out, teachers, rewritten.frozen, {"rewrites": digest(sorted(talk.rewrites().items()))}
+        )
+
+    @property
+    def named(self) -> tuple[str, dict[str, Any]]:
+        """(the name of the start, all that its vectors of documents depend on)"""
+        model, side = self.recipe.model, self.encoder.document
+        return model.start, {
+            "weights": side.files.found_fingerprint,
+            "head": [model.head, model.threshold] if model.head == "tied" else model.head,
+            "options": asdict(side.options),
+            "tokenizer": hashlib.sha256(self.encoder.tokenizer.to_str().encode()).hexdigest(),
+        }
+
+    def read_documents(self, texts: Sequence[str]) -> SparseRows:
+        """As the documents' side is before training."""
+        rows: SparseRows = encoded(self.towers.document, self.encoder.document.tokens, texts)
+        return rows
+
+    def read_by(self, own: NeuralSide | TermWeights) -> Callable[[Sequence[str]], SparseRows]:
+        """Queries by one side of the encoder; by a model: as the query side is before training."""
+        if isinstance(own, NeuralSide):
+            return lambda texts: encoded(self.towers.query, own.tokens, texts)
+        name, terms = self.encoder.name, self.encoder.num_terms
+        by_table = LearnedSparseEncoder(name, self.encoder.tokenizer, terms, self.encoder.document, own)
+        return by_table.encode_queries
+
+    def own_queries(self) -> NeuralSide | TermWeights:
+        """How the encoder that training begins with reads queries: its own table or model, else the table that the recipe names."""
+        model = self.recipe.model
+        if model.head == "own" and model.queries == "model":
+            own = load_checkpoint(model.start, None, model.encoder).query
+            assert not isinstance(own, CollectionIdf)  # no checkpoint has it
+            return own
+        return TermWeights(starting_weights(model, self.encoder, self.idf))
+
+
+def of_queries(own: NeuralSide | TermWeights) -> Any:
+    """What the vectors of queries depend on beside the start, as JSON has it."""
+    if isinstance(own, NeuralSide):
+        return [own.files.found_fingerprint, asdict(own.options)]
+    return [hashlib.sha256(own.weights.tobytes()).hexdigest(), {name: getattr(own, name) for name in TABLE_OPTIONS}]
 
 
 def hold_out(judged: Examples, others: int, seed: int, examples: Examples) -> HeldOut:
@@ -120,117 +229,6 @@ def hold_out(judged: Examples, others: int, seed: int, examples: Examples) -> He
         judged.queries,
         [judged.documents[document] for document in [*answers, *drawn]],
         [[number_of[document] for document in positives.tolist()] for positives in judged.positives],
-    )
-
-
-def beginning(options: ModelOptions) -> LearnedSparseEncoder:
-    """The encoder as it is before training; its weights are not read yet. Raises ModelError, WinnowError."""
-    if options.head == "own":
-        encoder = load_checkpoint(options.start, None, {**options.encoder, **queries_as_said(options)})
-    else:
-        encoder = headless(options)
-    if (dtype := encoder.document.options.dtype) != "float32":
-        raise WinnowError(f"dtype is {dtype}; weights are trained in float32, see training.precision.")
-    check_queries(options, encoder)
-    return encoder
-
-
-def headless(options: ModelOptions) -> LearnedSparseEncoder:
-    """Of an encoder that gets a tied head. Raises ModelError, WinnowError."""
-    folder = minilm_folder() if options.start == MINILM else Path(options.start)
-    if not folder.is_dir():
-        raise ModelError(f"{options.start!r:.80} is no folder; with head = 'tied', start is one, or 'minilm'.")
-    if foreign := sorted(set(options.encoder) & OF_A_NAME):
-        raise WinnowError(f"model.encoder has {foreign[0]}, which does nothing with head = 'tied'; leave it out.")
-    wishes = Wishes.of(options.encoder)
-    files = ModelFiles(str(folder), fingerprint=FINGERPRINT if options.start == MINILM else None)
-    tokenizer = read_tokenizer(folder)
-    most = min(NeuralOptions().max_length, count_positions(files) or NeuralOptions().max_length)
-    found = Side(files, {"activation": "log1p", "max_length": most})
-    document = as_side(options.start, found, wishes.document, {}, tokenizer, "passage")
-    query: QuerySide = CollectionIdf(special_terms(tokenizer))
-    if options.queries != "table":
-        query = as_side(options.start, found, wishes.query, {}, tokenizer, "query")
-    return LearnedSparseEncoder(options.start, tokenizer, files.num_terms(), document, query)
-
-
-def check_queries(options: ModelOptions, encoder: LearnedSparseEncoder) -> None:
-    """Raises WinnowError where queries would be trained otherwise than they are encoded afterwards."""
-    query, document = encoder.query, encoder.document
-    if isinstance(query, TermWeights) and (query.prefix or query.top_k):
-        raise WinnowError(
-            f"queries of {options.start} have the prefix {query.prefix!r:.40} and top_k {query.top_k}; a table is trained without, so leave "
-            "them out, or give query_prefix = ''."
-        )
-    if options.queries != "siamese":
-        return
-    assert isinstance(query, NeuralSide)
-    for name in OF_ONE_MODEL:
-        one, other = getattr(document.options, name), getattr(query.options, name)
-        if one != other:
-            raise WinnowError(
-                f"{name} is {one!r:.40} of documents and {other!r:.40} of queries; a siamese model has one, so give queries = 'model'."
-            )
-    if document.files != query.files:
-        raise WinnowError(f"{options.start} has a model for queries of its own; give queries = 'model'.")
-
-
-def queries_as_said(options: ModelOptions) -> dict[str, Any]:
-    if options.queries != "table":
-        return {"queries": "model"}
-    return {"queries": "table" if options.query_weights == "checkpoint" else "binary"}
-
-
-def build(options: ModelOptions, began_as: LearnedSparseEncoder, idf: np.ndarray) -> SparseTowers:
-    """What is trained."""
-    document = tower(options, began_as.document, began_as.tokenizer, trained=not options.frozen_documents)
-    if options.queries == "table":
-        query: SparseModel | QueryTable = QueryTable(starting_weights(options, began_as, idf), learned=options.learned)
-    elif options.queries == "siamese":
-        query = document
-    else:
-        assert isinstance(began_as.query, NeuralSide)
-        query = tower(options, began_as.query, began_as.tokenizer, trained=True)
-    return SparseTowers(document, query)
-
-
-def tower(options: ModelOptions, side: NeuralSide, tokenizer: Tokenizer, *, trained: bool) -> SparseModel:
-    side.files.check_fingerprint()
-    if options.head == "tied":
-        module = tied_head_start(side.files, tokenizer, options.threshold)
-    else:
-        module = read_model(side.files, "float32", with_head=True)
-    dropout = options.dropout if trained else 0.0  # what is frozen encodes as it will
-    model = SparseModel(module, options.start, side.options, side.forbidden, dropout)
-    model.tokens_at_once = options.tokens_at_once or None
-    model.requires_grad_(trained)
-    if trained and options.lora:
-        model.add_lora(options.lora)
-    return model
-
-
-def starting_weights(options: ModelOptions, began_as: LearnedSparseEncoder, idf: np.ndarray) -> np.ndarray:
-    """float32 [terms], of queries without a model."""
-    if options.query_weights == "checkpoint":
-        if not isinstance(began_as.query, TermWeights):
-            raise ModelError(f"{options.start} has no query token weights; give query_weights = 'idf' or 'ones'.")
-        return began_as.query.weights
-    weights = idf.copy() if options.query_weights == "idf" else np.ones_like(idf)
-    weights[special_terms(began_as.tokenizer)] = 0
-    return weights
-
-
-def teacher(recipe: Recipe, number: int, examples: Examples, cache: Path, *, progress: bool) -> Teacher:
-    """All that it says of the examples, from the cache or computed."""
-    told = recipe.teachers[number]
-    return teacher_of(
-        told.name,
-        queries=dict(zip(examples.query_ids, examples.queries, strict=True)),
-        documents=dict(zip(examples.document_ids, examples.documents, strict=True)),
-        pairs=lambda: pairs_of(examples),
-        cache=cache,
-        options=told.options,
-        progress=progress,
     )
 
 

@@ -33,7 +33,7 @@ SAID_ELSEWHERE = {"queries": "model.queries", "device": "--device"}  # of the op
 class ModelOptions:
     """
     start            a masked or causal language model: a folder, a name on the hub, or minilm
-    head             own: the model's; tied: the input embeddings of an encoder without one, see `start`
+    head             own: the model's; tied: the input embeddings of an encoder without one, see `tied_head`
     threshold        of a tied head, taken off every logit by its bias
     queries          table: a weight for each token, no model (inference-free); siamese: the documents' model; model: one of their own,
                      which begins as the same
@@ -85,6 +85,11 @@ class DataOptions:
     held_out     the split that is evaluated on; empty: none
     others       documents beside the answers that held-out queries are searched in, drawn from the corpus
     max_length   tokens of a document that are read while training; 0: as many as the encoder reads afterwards
+    conversations  a file of conversations with rewrites (`conversations`), from which a query side is to learn; of `folder` the corpus alone
+                 is read then: passages, without judgments
+    found        passages that a conversation's rewrites find, best first, which its batch is drawn from: the first counts as its answer, the
+                 others are negatives
+    dialogues_held_out  the part of the dialogues that is evaluated on: whether a conversation finds what its rewrites find first
     """
 
     folder: str = ""
@@ -93,6 +98,9 @@ class DataOptions:
     held_out: str = ""
     others: int = 1000
     max_length: int = 0
+    conversations: str = ""
+    found: int = 32
+    dialogues_held_out: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("others", "max_length"):
@@ -102,7 +110,8 @@ class DataOptions:
 @dataclass(frozen=True)
 class TeacherOptions:
     """
-    name     as `teachers.teacher_of` takes it
+    name     as `teachers.teacher_of` takes it, which are asked of a conversation's first rewrite; beside these, of conversations, `rewrites`
+             (their mean) or `rewrites:2` (the second of each): what the model scores them before training
     weight   among the teachers
     options  of its model
     """
@@ -167,7 +176,40 @@ class Recipe:
             if not value:
                 raise WinnowError(f"{where} does not say {name}; give it.")
         recipe.loss.check_teachers(len(recipe.teachers))
+        recipe.check_frozen(where)
+        recipe.check_conversations(where)
         return recipe
+
+    def check_frozen(self, where: str) -> None:
+        """Raises WinnowError where nothing is left to train."""
+        model = self.model
+        if model.frozen_documents and (model.queries == "siamese" or (model.queries == "table" and not model.learned)):
+            raise WinnowError(
+                f"{where} has frozen_documents = true, queries = {model.queries!r} and learned = {str(model.learned).lower()}: nothing is "
+                "trained; give queries = 'model', or a table that is learned."
+            )
+
+    def check_conversations(self, where: str) -> None:
+        """Raises WinnowError for settings that only conversations have, or must have."""
+        of_rewrites = [one.name for one in self.teachers if one.name.partition(":")[0] == "rewrites"]
+        if not self.data.conversations:
+            if of_rewrites:
+                raise WinnowError(
+                    f"{where} names the teacher {of_rewrites[0]!r:.40}, and data.conversations is empty; give a file of conversations."
+                )
+            return
+        if not self.model.frozen_documents:
+            raise WinnowError(
+                f"{where} learns from conversations with frozen_documents = false; rewrites are scored with documents as they are, so give "
+                "frozen_documents = true."
+            )
+        for name in ("negatives", "held_out"):
+            if getattr(self.data, name):
+                raise WinnowError(
+                    f"{where} has data.{name} = {getattr(self.data, name)!r:.60} beside conversations, which have no judgments; leave it out."
+                )
+        if self.data.found < 2:
+            raise WinnowError(f"{where} has data.found = {self.data.found}; a ranking has 2 passages or more.")
 
 
 def change(found: dict[str, Any], name: str, value: Any, path: str) -> None:

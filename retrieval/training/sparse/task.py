@@ -19,7 +19,14 @@ import torch
 from retrieval.encoders.tokens import TextReader
 from retrieval.training.run_folder import TrainingError
 from retrieval.training.sparse.examples import Examples
-from retrieval.training.sparse.losses import contrastive_loss, ensemble, kl_distillation_loss, margin_mse_loss
+from retrieval.training.sparse.frozen import FrozenDocuments
+from retrieval.training.sparse.losses import (
+    contrastive_loss,
+    ensemble,
+    kl_distillation_loss,
+    margin_mse_loss,
+    mean_of_teachers,
+)
 from retrieval.training.sparse.model import QueryTable, SparseTowers
 from retrieval.training.sparse.options import SparseOptions
 from retrieval.training.sparse.regularisers import CollapseWatch, SparsityWeight, anti_zero, mean_terms
@@ -51,7 +58,7 @@ class SparseTask:
     """A `retrieval.training.trainer.Task`, whose example is a batch."""
 
     measure = f"nDCG@{CUTOFF}"
-    shown = ("loss", "terms", "weight")
+    shown = ("loss", "terms", "weight", "query_terms")
 
     def __init__(
         self,
@@ -62,6 +69,7 @@ class SparseTask:
         *,
         teachers: Sequence[Teacher] = (),
         held_out: HeldOut | None = None,
+        frozen: FrozenDocuments | None = None,
         idf: np.ndarray | None = None,
         write_model: Callable[[SparseTowers, Path], None] = lambda towers, folder: None,
         seed: int = 0,
@@ -71,6 +79,7 @@ class SparseTask:
         """
         reads        how texts become tokens, of documents and of queries
         teachers     know the examples by their ids; with their weights in `options.teacher_weights`
+        frozen       the documents' vectors, where their side is not trained; it is not regularised then either
         idf          float32 [terms], of the IDF-aware regulariser
         write_model  fills an empty folder
         steps        batches of the run, which the warm-up of sparsity is a part of
@@ -81,11 +90,14 @@ class SparseTask:
         options.check_teachers(len(teachers))
         self.towers, self.reads, self.examples, self.options = towers, reads, examples, options
         self.teachers, self.held_out, self.write_model = teachers, held_out, write_model
+        self.frozen = frozen
         self.seed, self.of_model = seed, of_model or {}
         self.has_query_model = not isinstance(towers.query, QueryTable)
         warmup = round(steps * options.sparsity_warmup)
         num_terms = towers.document.num_terms
-        sides = {"document": ("documents", options.document_weight, options.document_terms)}
+        sides = {}
+        if frozen is None:
+            sides["document"] = ("documents", options.document_weight, options.document_terms)
         if self.has_query_model:
             sides["query"] = ("queries", options.query_weight, options.query_terms)
         self.sparsity = torch.nn.ModuleDict(
@@ -140,9 +152,9 @@ class SparseTask:
         """Of one batch. Raises TrainingError where all weights vanish, or do not."""
         batch = self.batch(number, epoch)
         texts = self.examples
-        documents = self.reads[0].of([texts.documents[d] for d in batch.documents])
+        document_weights, read = self.documents([texts.documents[d] for d in batch.documents])
         queries = self.reads[1].of([texts.queries[q] for q in batch.queries])
-        document_weights, query_weights = self.towers.document(documents), self.towers.query(queries)
+        query_weights = self.towers.query(queries)
         with torch.autocast(document_weights.device.type, enabled=False):
             scores = query_weights @ document_weights.T
             total, parts = self.of_scores(scores, batch)
@@ -153,8 +165,16 @@ class SparseTask:
                 parts |= {name if side == "document" else f"query_{name}": value for name, value in told.items()}
             if self.options.anti_zero:
                 total = total + self.options.anti_zero * anti_zero(query_weights, document_weights)
-        read = [*documents, *(queries if self.has_query_model else [])]
-        return Losses(total, parts, sum(len(one.ids) for one in read))
+        if self.has_query_model:
+            read += sum(len(one.ids) for one in queries)
+        return Losses(total, parts, read)
+
+    def documents(self, texts: Sequence[str]) -> tuple[torch.Tensor, int]:
+        """(float32 [texts, terms], how many tokens were read for them)"""
+        if self.frozen is not None:
+            return self.frozen.of(texts).to(self.towers.document.device), 0
+        tokens = self.reads[0].of(texts)
+        return self.towers.document(tokens), sum(len(one.ids) for one in tokens)
 
     def of_scores(self, scores: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """(the losses of ranking together, each alone)."""
@@ -179,7 +199,10 @@ class SparseTask:
         queries = [self.examples.query_ids[query] for query in batch.queries]
         documents = [self.examples.document_ids[document] for document in batch.documents]
         found = [teacher.scores(queries, documents) for teacher in self.teachers]
-        return ensemble(found, self.options.teacher_weights or None, self.options.teacher_scale)
+        weights = self.options.teacher_weights or None
+        if self.options.teachers_together == "mean":
+            return mean_of_teachers(found, weights)
+        return ensemble(found, weights, self.options.teacher_scale)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -202,8 +225,7 @@ class SparseTask:
 
     def of_texts(self, side: int, texts: Sequence[str]) -> torch.Tensor:
         """float32 [texts, terms], of documents (0) or queries (1)."""
-        tower = self.towers.query if side else self.towers.document
-        weights: torch.Tensor = tower(self.reads[side].of(texts))
+        weights: torch.Tensor = self.towers.query(self.reads[1].of(texts)) if side else self.documents(texts)[0]
         return weights.float()
 
     def save(self, folder: Path) -> None:

@@ -138,9 +138,7 @@ def sparse_teacher(folder: TeacherFolder, encoder: Encoder, progress: bool) -> S
         else:
             arm = SparseArm.alone(segment.index, segment.statistics, segment.vocabulary)
             rows = concatenate([one_row(*sparse.encode_query(text, arm)[0]) for text in texts])
-        for name, array in zip(("starts", "terms", "weights"), rows, strict=True):
-            save_array(path / f"rows.{name}.npy", array)
-        return {"postings": len(rows.indices)}
+        return save_rows(rows, path)
 
     if folder.num_rows("queries") < len(asked.queries.ids):
         with told_once(), folder.growing(encoder.write) as growing:
@@ -167,6 +165,13 @@ def merge_documents(growing: Growing) -> None:
 
 def open_segment(part: Part) -> SparseArmSegment:
     return SparseArmSegment.read(part.path, part.contents["arm"], part.contents["rows"])
+
+
+def save_rows(rows: SparseRows, path: Path) -> dict[str, Any]:
+    """What `open_rows` needs."""
+    for name, array in zip(("starts", "terms", "weights"), rows, strict=True):
+        save_array(path / f"rows.{name}.npy", array)
+    return {"postings": len(rows.indices)}
 
 
 def open_rows(part: Part) -> SparseRows:
