@@ -15,8 +15,8 @@ from index.errors import ModelError, WinnowError
 from retrieval.encoders.neural_side import NeuralSide
 from retrieval.training.adapters import merged_weights
 from retrieval.training.sparse import model as sparse_model
-from retrieval.training.sparse.model import QueryTable, collection_idf
 from retrieval.training.sparse.beginning import beginning, build
+from retrieval.training.sparse.model import QueryTable, collection_idf
 from retrieval.training.sparse.recipe import ModelOptions
 
 pytestmark = [
