@@ -395,8 +395,8 @@ def test_it_learns_what_the_rewrites_say(start, talk, tmp_path):
 
 BAD_RECIPES = [
     ({"model": {"frozen_documents": False}}, "with frozen_documents = false"),
-    ({"model": {"queries": "siamese"}}, "nothing is trained"),
-    ({"model": {"queries": "table"}}, r"queries = 'table' and learned = false: nothing is trained"),
+    ({"model": {"queries": "siamese"}}, "leaves nothing to train where model.queries is 'siamese'"),
+    ({"model": {"queries": "table"}}, "leaves nothing to train where model.queries is 'table'"),
     ({"data": {"held_out": "dev"}}, "data.held_out = 'dev' beside conversations"),
     ({"data": {"negatives": "n.jsonl"}}, "data.negatives = 'n.jsonl' beside conversations"),
     ({"data": {"found": 1}}, "data.found = 1; a ranking has 2"),

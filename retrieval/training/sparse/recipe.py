@@ -176,18 +176,8 @@ class Recipe:
             if not value:
                 raise WinnowError(f"{where} does not say {name}; give it.")
         recipe.loss.check_teachers(len(recipe.teachers))
-        recipe.check_frozen(where)
         recipe.check_conversations(where)
         return recipe
-
-    def check_frozen(self, where: str) -> None:
-        """Raises WinnowError where nothing is left to train."""
-        model = self.model
-        if model.frozen_documents and (model.queries == "siamese" or (model.queries == "table" and not model.learned)):
-            raise WinnowError(
-                f"{where} has frozen_documents = true, queries = {model.queries!r} and learned = {str(model.learned).lower()}: nothing is "
-                "trained; give queries = 'model', or a table that is learned."
-            )
 
     def check_conversations(self, where: str) -> None:
         """Raises WinnowError for settings that only conversations have, or must have."""
