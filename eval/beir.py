@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--system", action="append", required=True, dest="systems", metavar="NAME",
-        help="bm25, mini, minilm, a name of docs/models.md, or several with + between them, which are fused; any of these reranked, as in "
+        help="bm25, winnow-mini, minilm, a name of docs/models.md, or several with + between them, which are fused; any of these reranked, as in "
         "bm25,rerank=blockrank:MODEL,depth=100 (also cross-encoder: and icr:; further NAME=VALUE are options of the reranker); may be repeated",
     )  # fmt: skip
     parser.add_argument(

@@ -73,7 +73,7 @@ def encode_corpus(
     if encoder.terms is None:
         raise WinnowError(
             f"{model} has a vocabulary of its own in each segment, so nothing can be encoded once for many indexes; use a model "
-            "whose vocabulary is fixed, such as mini."
+            "whose vocabulary is fixed, such as winnow-mini."
         )
     documents = counted(read_corpus(corpus, names), total=None, doing="encoding", unit="documents", shown=progress)
     with told_once(), FolderWriter(folder, KIND) as files:

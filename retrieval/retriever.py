@@ -85,7 +85,7 @@ class Retriever:
     ) -> Retriever:
         """A model, or several, with no documents, or a retriever that `save_pretrained` wrote, with its documents.
 
-        A model is one of ours (`bm25`, `mini`, `minilm`, `vectors`), a name of docs/models.md, the folder of a checkpoint or its name on
+        A model is one of ours (`winnow-mini`, `bm25`, `mini`, `minilm`, `vectors`), a name of docs/models.md, the folder of a checkpoint or its name on
         the hub; several have a `+` between them ("bm25+minilm"). An index in a folder called like a model is opened; any other such folder does not hide the model. A folder of `encode_corpus` stands
         for the model that encoded it, with no documents: `index(corpus, vectors=folder)` adds them.
 

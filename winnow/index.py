@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the index goes; one there is replaced")
     parser.add_argument(
         "--model",
-        help="bm25, mini, minilm, vectors (the documents' own), a name of docs/models.md, or a checkpoint's folder; several with + "
+        help="winnow-mini, bm25, minilm, vectors (the documents' own), a name of docs/models.md, or a checkpoint's folder; several with + "
         f"between them, as in bm25+minilm (default: {DEFAULT_MODEL}; with vectors given, what made them)",
     )
     add_option_argument(parser)

@@ -170,7 +170,7 @@ class LearnedSparseEncoder:
 
         encoder = load_encoder(str(name), impacts, options)
         if not isinstance(encoder, cls):
-            raise ModelError(f"{name} is no learned sparse encoder; give a model with weights, such as mini.")
+            raise ModelError(f"{name} is no learned sparse encoder; give a model with weights, such as winnow-mini.")
         return encoder
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -199,7 +199,7 @@ def checkpoint_folder(name: str, revision: str | None = None, *, code: bool = Fa
         return path.absolute()
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ModelError(
-            f"{name!r:.80} is neither a folder with an index or a checkpoint nor a known model; known are bm25, mini, minilm, vectors and those of "
+            f"{name!r:.80} is neither a folder with an index or a checkpoint nor a known model; known are bm25, mini, minilm, vectors, winnow-mini and those of "
             "docs/models.md."
         )
     return fetched(name, revision, [*PATTERNS, *(["*.py"] if code else [])])

@@ -11,7 +11,7 @@ from index.errors import ModelError
 
 FOLDER = Path(__file__).parents[1] / "models"
 SHIPPED = ("winnow-mini",)
-DEFAULT_MODEL = "mini"  # of the demo, the commands and `encode_corpus`
+DEFAULT_MODEL = "winnow-mini"  # of the demo, the commands and `encode_corpus`
 
 
 def shipped_folder(name: str) -> Path:

@@ -115,7 +115,7 @@ def test_searching_a_saved_inference_free_index_needs_no_torch(tmp_path):
     )
     from retrieval import Retriever
 
-    Retriever.from_pretrained("mini").index([{"_id": "a", "text": "moon"}], progress=False).save_pretrained(
+    Retriever.from_pretrained("winnow-mini").index([{"_id": "a", "text": "moon"}], progress=False).save_pretrained(
         tmp_path / "i"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "i")]
