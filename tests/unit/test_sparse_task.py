@@ -15,7 +15,7 @@ from retrieval.training.sparse.examples import Examples
 from retrieval.training.sparse.losses import contrastive_loss, ensemble, kl_distillation_loss, margin_mse_loss
 from retrieval.training.sparse.model import QueryTable, SparseTowers
 from retrieval.training.sparse.options import SparseOptions
-from retrieval.training.sparse.preparation import hold_out, pairs_of, prepare
+from retrieval.training.sparse.preparation import beginning, hold_out, of_model, pairs_of, prepare
 from retrieval.training.sparse.regularisers import anti_zero, flops
 from retrieval.training.sparse.task import HeldOut, SparseTask, ndcg
 from retrieval.training.sparse.teacher_cache import TeacherError
@@ -408,6 +408,15 @@ def test_the_description_tells_examples_and_options_apart(examples, data):
     assert described[0] == task_of(examples).describe()
     for other in described[1:]:
         assert other != described[0]
+
+
+def test_options_of_teachers_are_a_part_of_the_description(model, data):
+    def described(**options):
+        made = recipe(model, data, teachers=[{"name": "minilm", "options": options}])
+        return of_model(made, beginning(made.model))
+
+    assert described(max_length=64)["teacher_options"] == [{"max_length": 64}]
+    assert "teacher_options" not in described()
 
 
 def test_teachers_whose_ids_do_not_match_are_told(model, data, tmp_path):
