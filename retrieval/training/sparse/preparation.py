@@ -23,6 +23,7 @@ from retrieval.encoders.neural_side import NeuralSide
 from retrieval.encoders.options import NeuralOptions
 from retrieval.encoders.term_weights import TABLE_OPTIONS, CollectionIdf, TermWeights
 from retrieval.encoders.tokens import read_tokenizer, special_terms
+from retrieval.encoders.wishes import Wishes
 from retrieval.training.sparse.examples import Examples
 from retrieval.training.sparse.frozen import FrozenDocuments, encoded, kept_rows
 from retrieval.training.sparse.model import QueryTable, SparseModel, SparseTowers, collection_idf
@@ -226,8 +227,16 @@ def beginning(options: ModelOptions) -> LearnedSparseEncoder:
     folder = minilm_folder() if options.start == MINILM else Path(options.start)
     files = ModelFiles(str(folder), fingerprint=FINGERPRINT if options.start == MINILM else None)
     tokenizer = read_tokenizer(folder)
-    side = NeuralSide(files, NeuralOptions(**{"activation": "log1p", **options.encoder}), tokenizer)
-    query: QuerySide = CollectionIdf(special_terms(tokenizer)) if options.queries == "table" else side
+    wishes = Wishes.of(options.encoder)
+    if wishes != Wishes(wishes.document, wishes.query, of_queries=wishes.of_queries):
+        raise WinnowError(
+            "model.encoder of a tied head names another model or how queries are made; give options of encoding alone, see docs/models.md."
+        )
+    side, of_queries = (
+        NeuralSide(files, NeuralOptions(**{"activation": "log1p", **own}), tokenizer)
+        for own in (wishes.document, wishes.query)
+    )
+    query: QuerySide = CollectionIdf(special_terms(tokenizer)) if options.queries == "table" else of_queries
     return LearnedSparseEncoder(options.start, tokenizer, files.num_terms(), side, query)
 
 
