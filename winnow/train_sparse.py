@@ -82,9 +82,10 @@ def tell(recipe: Recipe, task: SparseTask) -> None:
     """What is about to be trained."""
     weights = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     queries = {"table": "queries without a model", "siamese": "one model", "model": "two models"}[recipe.model.queries]
+    asked = "conversations" if recipe.data.conversations else "queries"
     print(
         f"{recipe.model.start}: {queries}, {weights:,} weights trained",
-        f"{len(task.examples):,} queries, {len(task.answers):,} documents that answer them; batches of {recipe.loss.answers} of these with "
+        f"{len(task.examples):,} {asked}, {len(task.answers):,} documents that answer them; batches of {recipe.loss.answers} of these with "
         f"{recipe.loss.negatives} negatives each; {recipe.training.steps:,} steps",
         sep="\n",
         flush=True,
