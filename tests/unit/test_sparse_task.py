@@ -450,7 +450,7 @@ def test_pairs_that_teach_nothing_or_something_wrong_are_told(model, tmp_path, f
 
 def test_options_that_fit_neither_data_nor_model_are_told(model, data, tmp_path):
     for changes, told in (
-        ({"data__held_out": ""}, "training.evaluate_every is 3, and data.held_out names no split"),
+        ({"data__held_out": ""}, "training.evaluate_every is 3, and data.held_out names nothing"),
         ({"data__max_length": 41}, "data.max_length is 41, and .* reads 40 tokens"),
         ({"data__held_out": "train"}, "8 queries, 'q0' first, are both trained and evaluated on"),
         ({"data__split": "gone"}, "gone"),
