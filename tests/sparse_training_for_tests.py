@@ -73,3 +73,16 @@ def settings(model: Path, data: Path, **changes: Any) -> dict[str, Any]:
 
 def recipe(model: Path, data: Path, **changes: Any) -> Recipe:
     return Recipe.of(settings(model, data, **changes), "recipe.toml")
+
+
+def as_toml(recipe: dict[str, Any]) -> str:
+    lines = [f"teachers = [{', '.join(map(inline, recipe['teachers']))}]"]
+    for section in ("model", "data", "loss", "training"):
+        lines += [f"[{section}]", *(f"{name} = {inline(value)}" for name, value in recipe[section].items())]
+    return "\n".join(lines)
+
+
+def inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {inline(one)}" for name, one in value.items()) + "}"
+    return json.dumps(value)

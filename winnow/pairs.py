@@ -14,10 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from retrieval.training.sparse.pair_recipe import Recipe
+    from retrieval.training.sparse.pair_recipe import PairRecipe
     from retrieval.training.sparse.pairs import PairSet, check_empty
 
-    recipe = Recipe.read(arguments.recipe)
+    recipe = PairRecipe.read(arguments.recipe)
     check_empty(arguments.out)
     pairs = PairSet.build(recipe, arguments.data, progress=not arguments.no_progress)
     described = pairs.write(arguments.out, arguments.data)

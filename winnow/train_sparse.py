@@ -40,9 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from retrieval.encoders.written_options import as_value
+    from retrieval.training.run_folder import check_folder
     from retrieval.training.sparse.preparation import prepare
     from retrieval.training.sparse.recipe import Recipe
-    from retrieval.training.trainer import train
+    from retrieval.training.trainer import check_surroundings, train
 
     changes = {}
     for one in arguments.set:
@@ -51,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise WinnowError(f"--set {one!r:.60} is not NAME=VALUE; write it as training.steps=100.")
         changes[name] = as_value(value)
     recipe = Recipe.read(arguments.recipe, changes)
+    check_folder(arguments.out, resume=arguments.resume)
+    check_surroundings(recipe.training)
     try:
         task = prepare(
             recipe,
@@ -82,9 +85,10 @@ def tell(recipe: Recipe, task: SparseTask) -> None:
     """What is about to be trained."""
     weights = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     queries = {"table": "queries without a model", "siamese": "one model", "model": "two models"}[recipe.model.queries]
+    asked = "conversations" if recipe.data.conversations else "queries"
     print(
         f"{recipe.model.start}: {queries}, {weights:,} weights trained",
-        f"{len(task.examples):,} queries, {len(task.answers):,} documents that answer them; batches of {recipe.loss.answers} of these with "
+        f"{len(task.examples):,} {asked}, {len(task.answers):,} documents that answer them; batches of {recipe.loss.answers} of these with "
         f"{recipe.loss.negatives} negatives each; {recipe.training.steps:,} steps",
         sep="\n",
         flush=True,

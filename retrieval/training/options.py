@@ -11,6 +11,7 @@ from index.errors import WinnowError
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "bfloat16"]
 POSITIVE = ("steps", "accumulation", "save_every", "learning_rate", "max_gradient_norm")
+LARGEST_SEED = 1 << 63  # torch takes no more
 NOT_NEGATIVE = ("warmup", "evaluate_every", "weight_decay", "seed")
 
 
@@ -50,6 +51,8 @@ class TrainingOptions:
                 raise WinnowError(f"the {name} of a training run is {value!r}; it must be above 0.")
             if field.name in NOT_NEGATIVE and not (value >= 0 and math.isfinite(value)):
                 raise WinnowError(f"the {name} of a training run is {value!r}; it must be 0 or more.")
+        if self.seed >= LARGEST_SEED:
+            raise WinnowError(f"the seed of a training run is {self.seed!r:.40}; it must be below 2 ** 63.")
         for name, value, known in (
             ("schedule", self.schedule, get_args(Schedule)),
             ("precision", self.precision, get_args(Precision)),

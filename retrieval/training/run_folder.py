@@ -45,13 +45,8 @@ class RunFolder:
         self.run = self.folder / "run"
         described = {"format_version": FORMAT_VERSION, **description}
         there = self.run / "run.json"
-        if not there.is_file():
-            # a run that was killed at once has left an empty folder `run`
-            if self.folder.exists() and (not self.folder.is_dir() or set(os.listdir(self.folder)) - {"run"}):
-                raise TrainingError(f"{folder} is not empty and holds no training run; give a new or empty folder.")
-        elif not resume:
-            raise TrainingError(f"{folder} holds a training run; resume it, or give a new or empty folder.")
-        else:
+        check_folder(folder, resume=resume)
+        if there.is_file():
             check_same(there, json.loads(as_json(described)))
         self.lock = WriterLock(self.run)
         if not there.is_file():
@@ -138,6 +133,17 @@ class RunFolder:
         """Leaves out what was logged after a step that the run goes on from."""
         kept = [line for line in self.read_log() if line["step"] <= step]
         replace_file(self.run / LOG, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
+
+
+def check_folder(folder: str | Path, *, resume: bool) -> None:
+    """Raises TrainingError where a run could not begin there, or go on; before anything is computed for it."""
+    path = Path(os.path.realpath(folder))
+    if (path / "run" / "run.json").is_file():
+        if not resume:
+            raise TrainingError(f"{folder} holds a training run; resume it, or give a new or empty folder.")
+    # a run that was killed at once has left an empty folder `run`
+    elif path.exists() and (not path.is_dir() or set(os.listdir(path)) - {"run"}):
+        raise TrainingError(f"{folder} is not empty and holds no training run; give a new or empty folder.")
 
 
 def check_same(path: Path, described: Mapping[str, Any]) -> None:

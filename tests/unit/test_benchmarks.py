@@ -360,6 +360,8 @@ def test_a_learning_curve_is_drawn_of_what_a_run_logged(tmp_path, monkeypatch):
     (tmp_path / "a" / "run").mkdir(parents=True)
     write_records(tmp_path / "a" / "run" / "log.jsonl", log)
     assert plot_training.losses(log) == ([1, 2], [2.0, 1.0])
+    assert plot_training.terms(log) == ([], [], [])
+    assert plot_training.terms([{"step": 1, "loss": 2.0, "terms": 150.0, "weight": 0.1}]) == ([1], [150.0], [0.1])
     assert plot_training.evaluations(log) == {"nDCG@10": ([0, 2], [0.5, 0.75]), "P@1": ([0, 2], [0.25, 0.5])}
     assert plot_training.smoothed([2.0, 1.0]) == pytest.approx([2.0, (0.9 * 0.1 * 2 + 0.1) / 0.19])
     run_script(monkeypatch, plot_training, tmp_path / "curve.svg", tmp_path / "a")

@@ -400,6 +400,11 @@ BAD_RECIPES = [
     ({"data": {"held_out": "dev"}}, "data.held_out = 'dev' beside conversations"),
     ({"data": {"negatives": "n.jsonl"}}, "data.negatives = 'n.jsonl' beside conversations"),
     ({"data": {"found": 1}}, "data.found = 1; a ranking has 2"),
+    ({"data": {"max_length": 9}}, "data.max_length = 9 and frozen_documents = true"),
+    (
+        {"data": {"conversations": "", "dialogues_held_out": 0.5}, "teachers": ("bm25",)},
+        "= 0.5 and no data.conversations",
+    ),
     ({"data": {"conversations": ""}}, "names the teacher 'rewrites', and data.conversations is empty"),
     ({"loss": {"teachers_together": "sum"}}, "teachers_together is 'sum'; it must be min-max, mean"),
 ]

@@ -60,7 +60,7 @@ def tea(tmp_path):
 def many(tmp_path):
     """600 queries, whose word 40 documents have."""
     documents = {f"d{i}": f"word{i % 15} word{i % 15} filler{i}" + " more" * (i // 15) for i in range(600)}
-    queries = {f"q{i}": f"word{i % 15}" for i in range(600)}
+    queries = {f"q{i}": f"word{i % 15} asked{i}" for i in range(600)}
     return beir(tmp_path / "many", documents, queries, [(f"q{i}", f"d{i}") for i in range(600)])
 
 
@@ -127,7 +127,13 @@ def test_the_file_is_read_as_examples(many):
     examples = Examples.read(many, negatives=many / "n.jsonl")
     assert {len(numbers) for numbers in examples.negatives} == {5}
     for query, numbers in zip(examples.queries, examples.negatives, strict=True):
-        assert all(examples.documents[number].split()[0] == query for number in numbers)
+        assert all(examples.documents[number].split()[0] == query.split()[0] for number in numbers)
+
+
+def test_what_answers_a_query_of_the_same_text_is_no_negative(tmp_path):
+    documents = {"a": "tea leaf", "b": "tea cup", "c": "tea pot"}
+    folder = beir(tmp_path / "twice", documents, {"q": "tea", "r": " Tea"}, [("q", "a"), ("r", "b")])
+    assert mined(folder, MiningOptions(), bm25(folder)) == {"q": ["c"], "r": ["c"]}
 
 
 def test_any_retriever_mines_also_several_arms_that_are_fused(tea):

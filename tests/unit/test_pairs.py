@@ -12,13 +12,15 @@ from pairs_for_tests import TEXT, corpus, jsonl, judged, passages, words
 from index.errors import CorpusError, StorageError, WinnowError
 from retrieval.training.sparse import pairs as pairs_module
 from retrieval.training.sparse.examples import Examples
-from retrieval.training.sparse.pair_recipe import Recipe, Source
+from retrieval.training.sparse.pair_recipe import PairRecipe, Source
 from retrieval.training.sparse.pairs import PairSet
 from winnow.cli import main
 
 
 def build(data, *sources, seed=0):
-    recipe = Recipe(tuple(Source(**{"name": f"s{number}", **source}) for number, source in enumerate(sources)), seed)
+    recipe = PairRecipe(
+        tuple(Source(**{"name": f"s{number}", **source}) for number, source in enumerate(sources)), seed
+    )
     return PairSet.build(recipe, data, progress=False)
 
 
@@ -256,12 +258,12 @@ A_SOURCE = '[[source]]\nkind = "judged"\npath = "x"\n'
 def test_a_recipe_that_cannot_be_is_told(tmp_path, written, message):
     (tmp_path / "r.toml").write_text(written)
     with pytest.raises(WinnowError, match=message):
-        Recipe.read(tmp_path / "r.toml")
+        PairRecipe.read(tmp_path / "r.toml")
 
 
 def test_files_that_are_not_there_are_told(tmp_path):
     with pytest.raises(WinnowError, match=r"none.toml does not exist; give a TOML file"):
-        Recipe.read(tmp_path / "none.toml")
+        PairRecipe.read(tmp_path / "none.toml")
     with pytest.raises(CorpusError, match=r"x does not exist; give a BEIR folder or a .jsonl file"):
         passages("crops", tmp_path)
 
@@ -292,7 +294,7 @@ def test_the_command_makes_a_set_and_says_what_became_of_the_records(tmp_path, c
 
 def test_the_recipe_of_winnow_mini_gives_the_set_that_it_was_trained_on(data_folder, tmp_path):
     data = data_folder("squad2-dev").parent
-    PairSet.build(Recipe.read(ROOT / "benchmarks" / "winnow_mini" / "pairs.toml"), data, progress=False).write(
+    PairSet.build(PairRecipe.read(ROOT / "benchmarks" / "winnow_mini" / "pairs.toml"), data, progress=False).write(
         tmp_path / "out", data
     )
     said = json.loads((tmp_path / "out" / "sources.json").read_bytes())

@@ -14,7 +14,7 @@ from retrieval.training.sparse.options import SparseOptions
 from retrieval.training.sparse.recipe import DataOptions, ModelOptions, Recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
-SECTION = PAGE.read_text(encoding="utf-8").partition("## Training a sparse encoder\n")[2]
+SECTION = PAGE.read_text(encoding="utf-8").partition("## Training a sparse encoder\n")[2].partition("\n## ")[0]
 EXAMPLES = re.findall(r"^### (.*?)\n.*?^```toml\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE)
 SECTIONS = {"model": ModelOptions, "data": DataOptions, "loss": SparseOptions, "training": TrainingOptions}
 

@@ -11,11 +11,12 @@ from tiny_checkpoints import bert
 
 from index.errors import CorpusError, WinnowError
 from retrieval.training.run_folder import TrainingError
+from retrieval.training.sparse.beginning import beginning
 from retrieval.training.sparse.examples import Examples
 from retrieval.training.sparse.losses import contrastive_loss, ensemble, kl_distillation_loss, margin_mse_loss
 from retrieval.training.sparse.model import QueryTable, SparseTowers
 from retrieval.training.sparse.options import SparseOptions
-from retrieval.training.sparse.preparation import hold_out, pairs_of, prepare
+from retrieval.training.sparse.preparation import hold_out, of_model, pairs_of, prepare
 from retrieval.training.sparse.regularisers import anti_zero, flops
 from retrieval.training.sparse.task import HeldOut, SparseTask, ndcg
 from retrieval.training.sparse.teacher_cache import TeacherError
@@ -330,11 +331,10 @@ def test_ndcg_is_the_sum_of_discounts_over_the_best_that_could_be():
     assert ndcg(scores, [3, 0]) == pytest.approx((1 / log2(3) + 1 / log2(5)) / (1 / log2(2) + 1 / log2(3)))
     assert ndcg(scores, [1]) == 1
     tied = np.zeros(500, np.float32)
-    assert ndcg(tied, [0]) == 1  # equal scores rank by place
-    assert ndcg(tied, [9]) == pytest.approx(1 / log2(11))
-    assert ndcg(tied, [10]) == 0
-    halves = np.tile(np.array([0, 1], np.float32), 250)
-    assert ndcg(halves, [19]) == pytest.approx(1 / log2(11))  # 1, 3, 5, ..., 19
+    assert ndcg(tied, [0]) == 0  # what answers comes last among equal scores: a model without weights finds nothing
+    assert ndcg(tied[:10], [4]) == pytest.approx(1 / log2(11))
+    halves = np.array([0, 1] * 5, np.float32)
+    assert ndcg(halves, [1]) == pytest.approx(1 / log2(6))  # 3, 5, 7, 9, 1
     many = list(range(12))
     assert ndcg(np.arange(12, dtype=np.float32), many) == pytest.approx(1)  # ten are enough
 
@@ -357,15 +357,14 @@ def test_ndcg_is_that_of_the_library_that_measures():
 
 
 def test_an_evaluation_is_the_mean_over_held_out_queries(examples, monkeypatch):
-    documents = [f"{word} open" for word in WORDS[:3]] * 30  # more than are encoded at a time
-    held_out = HeldOut(["moon", "sea water", "month"], documents, [[0, 3], [1], [2]])
+    documents = [*(f"{word} open" for word in WORDS[:3]), *["open"] * 87]  # more than are encoded at a time
+    held_out = HeldOut(["moon", "sea water", "month"], documents, [[0], [1], [2]])
     task = task_of(examples, held_out=held_out)
     found = task.evaluate()
-    # moon: every third document has it, ranked 0, 3, 6, ...: both answers on top. sea water: documents 1, 2, 4, ... tie, 1 first.
-    # month: nobody has it, all tie: 2 is third
-    assert found == {"nDCG@10": pytest.approx((1 + 1 + 1 / log2(4)) / 3), "terms": 2}
+    # moon: one document has it. sea water: documents 1 and 2 tie, so the answer is second. month: nobody has it, all tie
+    assert found == {"nDCG@10": pytest.approx((1 + 1 / log2(3) + 0) / 3), "terms": pytest.approx((3 * 2 + 87) / 90)}
     both = task_of(examples, table=False, held_out=held_out).evaluate()
-    assert both == {"nDCG@10": found["nDCG@10"], "terms": 2, "query_terms": pytest.approx(4 / 3)}
+    assert both == {**found, "query_terms": pytest.approx(4 / 3)}
 
 
 def test_an_evaluation_without_held_out_queries_is_told(examples):
@@ -410,6 +409,15 @@ def test_the_description_tells_examples_and_options_apart(examples, data):
         assert other != described[0]
 
 
+def test_options_of_teachers_are_a_part_of_the_description(model, data):
+    def described(**options):
+        made = recipe(model, data, teachers=[{"name": "minilm", "options": options}])
+        return of_model(made, beginning(made.model))
+
+    assert described(max_length=64)["teacher_options"] == [{"max_length": 64}]
+    assert "teacher_options" not in described()
+
+
 def test_teachers_whose_ids_do_not_match_are_told(model, data, tmp_path):
     lines = "".join(f'{{"query_id": "q{i}", "document_id": "x{i}", "score": 1.5}}\n' for i in range(3))
     (tmp_path / "scores.jsonl").write_text(lines)
@@ -441,7 +449,7 @@ def test_pairs_that_teach_nothing_or_something_wrong_are_told(model, tmp_path, f
 
 def test_options_that_fit_neither_data_nor_model_are_told(model, data, tmp_path):
     for changes, told in (
-        ({"data__held_out": ""}, "training.evaluate_every is 3, and data.held_out names no split"),
+        ({"data__held_out": ""}, "training.evaluate_every is 3, and data.held_out names nothing"),
         ({"data__max_length": 41}, "data.max_length is 41, and .* reads 40 tokens"),
         ({"data__held_out": "train"}, "8 queries, 'q0' first, are both trained and evaluated on"),
         ({"data__split": "gone"}, "gone"),
@@ -461,3 +469,35 @@ def test_documents_are_read_as_long_as_said_while_training_and_as_long_as_the_en
     assert [len(one.ids) for one in cut.reads[0].of(["moon sea water tide"])] == [4]
     assert cut.describe()["document_tokens"] == 4
     assert "document_tokens" not in whole.describe()
+
+
+def test_answers_are_told_by_text_under_whatever_id(tmp_path):
+    data = beir_folder(tmp_path / "data")
+    with (data / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "same", "text": " MOON "}\n')
+    with (data / "corpus.jsonl").open("a") as file:
+        file.write(
+            '{"_id": "copy", "title": "Moon", "text": "the  water and sea"}\n'
+        )  # d0, but for case and white space
+    judgments = data / "qrels" / "train.tsv"
+    judgments.write_text(judgments.read_text() + "same\td5\t1\nq3\tcopy\t1\n")
+    examples = Examples.read(data)
+    assert examples.answered_by_text()["moon"] == {
+        "moon the water and sea",
+        "open the moon and water",
+        "yeast the bread and rain",
+    }
+    task = task_of(examples, options={"answers": 20, "negatives": 0, "queries_a_document": 5})
+    batch = task.batch(0, 0)
+    ids = [examples.document_ids[document] for document in batch.documents]
+    for query, row in zip(batch.queries, batch.positives, strict=True):
+        if examples.queries[query].strip().lower() == "moon":
+            assert {ids[place] for place in row.nonzero()[:, 0].tolist()} == {"d0", "copy", "d11", "d5"}
+
+
+def test_a_model_of_far_more_terms_than_asked_for_is_not_the_best(examples):
+    task = task_of(examples, options={"document_terms": 40})
+    assert task.is_kept({"nDCG@10": 0.9, "terms": 60.0})
+    assert not task.is_kept({"nDCG@10": 0.9, "terms": 61.0})
+    free = task_of(examples, options={"document_terms": None})
+    assert free.is_kept({"nDCG@10": 0.9, "terms": 6100.0})

@@ -236,7 +236,7 @@ def test_large_matrices_decay_and_vectors_do_not(tmp_path):
     assert task.model.bias.item() == before[1]
 
 
-def test_matrix_products_of_losses_alone_are_in_bfloat16(tmp_path):
+def test_matrix_products_are_in_bfloat16_of_losses_and_evaluations(tmp_path):
     seen = []
 
     class Typed(Line):
@@ -250,4 +250,4 @@ def test_matrix_products_of_losses_alone_are_in_bfloat16(tmp_path):
 
     options = TrainingOptions(steps=1, accumulation=1, precision="bfloat16", evaluate_every=1)
     train(Typed(), options, tmp_path / "run", progress=False)
-    assert seen == [torch.float32, torch.bfloat16, torch.float32]
+    assert seen == [torch.bfloat16] * 3

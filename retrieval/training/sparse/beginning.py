@@ -41,6 +41,8 @@ OF_ONE_MODEL = (
 
 def beginning(options: ModelOptions) -> LearnedSparseEncoder:
     """The encoder as it is before training; its weights are not read yet. Raises ModelError, WinnowError."""
+    if options.head == "own" and options.start == MINILM:
+        raise WinnowError("model.start is minilm, which has no head of its own; give head = 'tied'.")
     if options.head == "own":
         encoder = load_checkpoint(options.start, None, {**options.encoder, **queries_as_said(options)})
     else:

@@ -66,6 +66,18 @@ class Examples:
         """The number of queries."""
         return len(self.queries)
 
+    def answered_by_text(self) -> dict[str, set[str]]:
+        """The text of a query, as `plain` has it -> the texts of all documents that answer it, under whatever id."""
+        found: dict[str, set[str]] = {}
+        for query, positives in zip(self.queries, self.positives, strict=True):
+            found.setdefault(plain(query), set()).update(plain(self.documents[number]) for number in positives.tolist())
+        return found
+
+
+def plain(text: str) -> str:
+    """As texts are compared: without regard to case and white space."""
+    return " ".join(text.lower().split())
+
 
 def texts_of(path: Path) -> tuple[list[str], list[str]]:
     """(ids, texts) of a JSONL file, a title before its text."""
@@ -131,9 +143,9 @@ def negatives_in(
         if query not in positives:
             continue
         numbers = [known(doc_id, number_of, documents, f"{where} has as a negative") for doc_id in ids]
-        answers = {documents[number]: number for number in positives[query].tolist()}
+        answers = {plain(documents[number]): number for number in positives[query].tolist()}
         for doc_id, number in zip(ids, numbers, strict=True):
-            if (answer := answers.get(documents[number])) is not None:
+            if (answer := answers.get(plain(documents[number]))) is not None:
                 what = (
                     "which is relevant to it"
                     if number in positives[query]

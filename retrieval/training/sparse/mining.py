@@ -25,7 +25,7 @@ from index.placing import append, replace_file
 from retrieval.beir_folder import one_of, qrels_of
 from retrieval.progress import progress as counted
 from retrieval.training.negatives import FoundBeside, found_beside
-from retrieval.training.sparse.examples import Examples
+from retrieval.training.sparse.examples import Examples, plain
 
 if TYPE_CHECKING:
     from retrieval.retriever import Retriever
@@ -181,13 +181,14 @@ def mined(
     for number, text in enumerate(examples.documents):
         of_text[plain(text)].append(number)
     number_of = {doc_id: number for number, doc_id in enumerate(examples.document_ids)}
+    answered = examples.answered_by_text()
     for first in range(0, len(numbers), QUERIES_TOGETHER):
         some = numbers[first : first + QUERIES_TOGETHER]
         unwanted = [
             {
                 examples.document_ids[same]
-                for number in examples.positives[query].tolist()
-                for same in of_text[plain(examples.documents[number])]
+                for answer in answered[plain(examples.queries[query])]
+                for same in of_text[answer]
             }
             for query in some
         ]
@@ -201,11 +202,6 @@ def mined(
             with_text = [(doc_id, score) for doc_id, score in one.documents if examples.documents[number_of[doc_id]]]
             query_id = examples.query_ids[query]
             yield {"query_id": query_id, "negatives": options.negatives_of(query_id, one._replace(documents=with_text))}
-
-
-def plain(text: str) -> str:
-    """As texts are compared: without regard to case and white space."""
-    return " ".join(text.lower().split())
 
 
 def as_lines(records: Iterable[Mapping[str, Any]]) -> bytes:

@@ -88,6 +88,8 @@ class SparseOptions:
                 raise WinnowError(f"teacher_weights has {weight!r:.40}; they must be numbers, 0 or more.")
         if self.teacher_weights and not any(self.teacher_weights):
             raise WinnowError(f"teacher_weights are {list(self.teacher_weights)}; give one above 0.")
+        if self.sparsity_warmup > 1:
+            raise WinnowError(f"sparsity_warmup is {self.sparsity_warmup}; it is a part of the run, so give 0 to 1.")
         if not self.contrastive and not self.distillation and not self.margin_mse:
             raise WinnowError("the weights of all losses are 0; give one of contrastive, distillation, margin_mse.")
         for name, steered in (("document", self.document_terms), ("query", self.query_terms)):

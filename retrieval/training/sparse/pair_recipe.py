@@ -56,14 +56,14 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class PairRecipe:
     """What a set is made of."""
 
     sources: tuple[Source, ...]
     seed: int = 0
 
     @classmethod
-    def read(cls, path: str | Path) -> Recipe:
+    def read(cls, path: str | Path) -> PairRecipe:
         """Raises WinnowError for what is no recipe."""
         path = Path(path)
         if not path.is_file():
@@ -119,4 +119,9 @@ def as_source(table: Any, where: str) -> Source:
     if "path" not in table:
         raise WinnowError(f"{where} has no path; say where it is below the data folder.")
     given = {key.replace("-", "_"): value for key, value in table.items()}
-    return Source(**{"name": Path(table["path"]).name.split(".")[0], **given})
+    source = Source(**{"name": Path(table["path"]).name.split(".")[0], **given})
+    if source.name.split() != [source.name]:
+        raise WinnowError(
+            f"{where} has the name {source.name!r:.60}; ids begin with it, so it must be without white space."
+        )
+    return source

@@ -21,7 +21,7 @@ from index.files import created, make_folder, make_folders, write_all, write_fil
 from index.manifest import as_json, sha256_of_file
 from index.placing import whole
 from retrieval.progress import progress as counted
-from retrieval.training.sparse.pair_recipe import Recipe, Source
+from retrieval.training.sparse.pair_recipe import PairRecipe, Source
 from retrieval.training.sparse.pair_sources import Passage, passages_of
 
 FORMAT_VERSION = 1
@@ -48,7 +48,7 @@ class Counts:
 class PairSet:
     """A training set in memory; ids begin with the name of their source."""
 
-    recipe: Recipe
+    recipe: PairRecipe
     documents: dict[str, tuple[str, str]] = field(default_factory=dict)  # id -> title, text
     queries: dict[str, str] = field(default_factory=dict)
     relevant: dict[str, list[str]] = field(default_factory=dict)  # query id -> document ids
@@ -56,7 +56,7 @@ class PairSet:
     counts: dict[str, Counts] = field(default_factory=dict)  # of each source
 
     @classmethod
-    def build(cls, recipe: Recipe, data: str | Path, *, progress: bool = True) -> PairSet:
+    def build(cls, recipe: PairRecipe, data: str | Path, *, progress: bool = True) -> PairSet:
         """Raises CorpusError for a record that cannot be used, WinnowError for a source of which nothing is left."""
         pairs, chance = cls(recipe), Random(recipe.seed)
         collected = [Collected(pairs, source) for source in recipe.sources]

@@ -180,9 +180,19 @@ class Recipe:
         return recipe
 
     def check_conversations(self, where: str) -> None:
-        """Raises WinnowError for settings that only conversations have, or must have."""
+        """Raises WinnowError for settings that only conversations have, or must have, and one that frozen documents have not."""
         of_rewrites = [one.name for one in self.teachers if one.name.partition(":")[0] == "rewrites"]
+        if self.model.frozen_documents and self.data.max_length:
+            raise WinnowError(
+                f"{where} has data.max_length = {self.data.max_length} and frozen_documents = true; documents that are not trained are computed "
+                "once, as they are found afterwards, so leave it out."
+            )
         if not self.data.conversations:
+            if self.data.dialogues_held_out:
+                raise WinnowError(
+                    f"{where} has data.dialogues_held_out = {self.data.dialogues_held_out} and no data.conversations; give data.held_out, or a "
+                    "file of conversations."
+                )
             if of_rewrites:
                 raise WinnowError(
                     f"{where} names the teacher {of_rewrites[0]!r:.40}, and data.conversations is empty; give a file of conversations."

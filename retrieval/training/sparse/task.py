@@ -18,7 +18,7 @@ import torch
 
 from retrieval.encoders.tokens import TextReader
 from retrieval.training.run_folder import TrainingError
-from retrieval.training.sparse.examples import Examples
+from retrieval.training.sparse.examples import Examples, plain
 from retrieval.training.sparse.frozen import FrozenDocuments
 from retrieval.training.sparse.losses import (
     contrastive_loss,
@@ -35,6 +35,7 @@ from retrieval.training.sparse.teachers import Teacher
 from retrieval.training.trainer import Losses
 
 CUTOFF = 10
+MOST_TERMS = 1.5  # times those wanted that the best model may have
 TEXTS_AT_ONCE = 64  # of an evaluation
 
 
@@ -121,6 +122,7 @@ class SparseTask:
             for document in positives.tolist():
                 self.of_document.setdefault(document, []).append(query)
         self.answers = np.array(sorted(self.of_document), np.int64)
+        self.answered = examples.answered_by_text()
 
     def __len__(self) -> int:
         """Batches of an epoch: each answer is once the reason for one."""
@@ -142,10 +144,9 @@ class SparseTask:
             of_it = self.of_document.get(document, [])
             for place in rng.permutation(len(of_it))[: self.options.queries_a_document].tolist():
                 queries[of_it[place]] = None
-        place_of = {document: place for place, document in enumerate(documents)}
-        positives = torch.zeros(len(queries), len(documents), dtype=torch.bool)
-        for row, query in enumerate(queries):
-            positives[row, [place_of[d] for d in self.examples.positives[query].tolist() if d in place_of]] = True
+        texts = [plain(self.examples.documents[document]) for document in documents]
+        answers = [self.answered[plain(self.examples.queries[query])] for query in queries]
+        positives = torch.tensor([[text in own for text in texts] for own in answers], dtype=torch.bool)
         return Batch(list(queries), list(documents), positives)
 
     def losses(self, number: int, epoch: int) -> Losses:
@@ -206,7 +207,7 @@ class SparseTask:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Means over the held-out queries; equal scores rank by place of the document."""
+        """Means over the held-out queries; of documents with equal scores those that answer come last."""
         if self.held_out is None:
             raise TrainingError("there are 0 queries to evaluate on; hold some out, or evaluate every 0 steps.")
         held_out = self.held_out
@@ -217,11 +218,23 @@ class SparseTask:
             terms.append(mean_terms(weights) * len(weights))
             with torch.autocast(weights.device.type, enabled=False):
                 scores.append((query_weights @ weights.T).cpu())
-        gained = [
-            ndcg(row, answers) for row, answers in zip(torch.cat(scores, 1).numpy(), held_out.answers, strict=True)
-        ]
+        table = torch.cat(scores, 1)
+        if not table.isfinite().all():
+            raise TrainingError(
+                "scores of held-out queries are no finite numbers; train anew with a lower learning rate."
+            )
+        gained = [ndcg(row, answers) for row, answers in zip(table.numpy(), held_out.answers, strict=True)]
         found = {self.measure: float(np.mean(gained)), "terms": sum(terms) / len(held_out.documents)}
         return found | ({"query_terms": mean_terms(query_weights)} if self.has_query_model else {})
+
+    def is_kept(self, measures: dict[str, float]) -> bool:
+        """Whether a model with these measures may be the best: not one that has far more terms than were asked for."""
+        wanted = {"terms": self.options.document_terms, "query_terms": self.options.query_terms}
+        return all(
+            measures[name] <= MOST_TERMS * most
+            for name, most in wanted.items()
+            if most is not None and name in measures
+        )
 
     def of_texts(self, side: int, texts: Sequence[str]) -> torch.Tensor:
         """float32 [texts, terms], of documents (0) or queries (1)."""
@@ -239,6 +252,7 @@ class SparseTask:
             "examples": f"{len(self.examples):,}, {digest(*examples)}",
             "held_out": "none" if self.held_out is None else digest(*self.held_out),
             "teachers": [teacher.name for teacher in self.teachers],
+            "taught": digest(self.targets(self.batch(0, 0)).nan_to_num(-1.0).numpy()) if self.teachers else "nothing",
         }
 
 
@@ -247,8 +261,8 @@ def places(texts: Sequence[str]) -> range:
 
 
 def ndcg(scores: np.ndarray, answers: Sequence[int]) -> float:
-    """Of one query, all its answers alike good; `scores` float32 [documents]."""
-    order = np.argsort(-scores, kind="stable")[:CUTOFF]
+    """Of one query, all its answers alike good, and last among equal scores; `scores` float32 [documents]."""
+    order = np.lexsort((np.isin(np.arange(len(scores)), answers), -scores))[:CUTOFF]
     discounts = 1 / np.log2(np.arange(2, CUTOFF + 2))
     return float(discounts[: len(order)][np.isin(order, answers)].sum() / discounts[: len(answers)].sum())
 
