@@ -8,7 +8,7 @@ from retrieval.encoders.shipped import DEFAULT_MODEL
 
 QUESTIONS = (
     "read a csv file row by row",
-    "walk through all files in a folder",
+    "delete a directory and everything in it",
     "generate a random password",
 )
 

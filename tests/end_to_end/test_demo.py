@@ -13,10 +13,10 @@ def test_the_demo_answers_its_questions():
     answers = {part.splitlines()[0]: part for part in finished.stdout.split("? ")[1:]}
     for question, expected in {
         "read a csv file row by row": "csv.reader",
-        "walk through all files in a folder": "os.walk",
+        "delete a directory and everything in it": "shutil.rmtree",
         "generate a random password": "secrets",
     }.items():
         first_hit = answers[question].splitlines()[2]
         assert first_hit.split()[0] == "1"
         assert first_hit.split()[2].startswith(expected)
-    assert "+folder" in answers["walk through all files in a folder"]
+    assert "+folder" in answers["delete a directory and everything in it"]

@@ -23,7 +23,7 @@ TEXTS = [
     "Aspirin lowers the risk of a second heart attack. " * 60,  # longer than what is read
     "\u6771\u4eac caf\u00e9 [MASK] 3.14",
 ]
-QUERIES = ["why is there a tide?", "bake bread", "heart attack prevention", "tokyo"]
+QUERIES = ["lunar gravity", "bake bread", "heart attack prevention", "tokyo"]
 
 
 @pytest.fixture(scope="module")
