@@ -19,4 +19,4 @@ def test_the_demo_answers_its_questions():
         first_hit = answers[question].splitlines()[2]
         assert first_hit.split()[0] == "1"
         assert first_hit.split()[2].startswith(expected)
-    assert "+folder" in answers["delete a directory and everything in it"]
+    assert "+directory" in answers["delete a directory and everything in it"]
