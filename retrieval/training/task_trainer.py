@@ -150,8 +150,7 @@ class TaskTrainer(Trainer):
         told = {"loss": float(np.mean(self.recent)), **measures} if self.recent else measures
         self.report(f"step {step:,}: {', '.join(f'{name} {number:.4f}' for name, number in told.items())}")
         self.recent.clear()
-        is_kept = getattr(self.task, "is_kept", lambda measures: True)
-        if is_kept(measures) and (self.state.best_metric is None or value > self.state.best_metric):
+        if self.state.best_metric is None or value > self.state.best_metric:
             self.state.best_metric, self.state.best_global_step = value, step
             self.folder.write_model(self.task.save)
         of_evaluation = {f"eval_{name}": number for name, number in measures.items()}

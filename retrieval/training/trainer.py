@@ -30,10 +30,9 @@ class Losses(NamedTuple):
 
 
 class Task(Protocol):
-    """What is trained, on what, and how good it is. It may have three attributes more:
+    """What is trained, on what, and how good it is. It may have two attributes more:
 
     learning_rates  dict[str, float]: by the beginning of a parameter's name (of several, the longest), where it is not the run's
-    is_kept         (measures of an evaluation) -> bool: whether the model may be the best; without it, always
     shown           tuple[str, ...]: those of "loss" and `Losses.parts` that the progress bar shows; else the loss
     """
 

@@ -35,7 +35,6 @@ from retrieval.training.sparse.teachers import Teacher
 from retrieval.training.trainer import Losses
 
 CUTOFF = 10
-MOST_TERMS = 1.5  # times those wanted that the best model may have
 TEXTS_AT_ONCE = 64  # of an evaluation
 
 
@@ -226,15 +225,6 @@ class SparseTask:
         gained = [ndcg(row, answers) for row, answers in zip(table.numpy(), held_out.answers, strict=True)]
         found = {self.measure: float(np.mean(gained)), "terms": sum(terms) / len(held_out.documents)}
         return found | ({"query_terms": mean_terms(query_weights)} if self.has_query_model else {})
-
-    def is_kept(self, measures: dict[str, float]) -> bool:
-        """Whether a model with these measures may be the best: not one that has far more terms than were asked for."""
-        wanted = {"terms": self.options.document_terms, "query_terms": self.options.query_terms}
-        return all(
-            measures[name] <= MOST_TERMS * most
-            for name, most in wanted.items()
-            if most is not None and name in measures
-        )
 
     def of_texts(self, side: int, texts: Sequence[str]) -> torch.Tensor:
         """float32 [texts, terms], of documents (0) or queries (1)."""
