@@ -32,10 +32,10 @@ from retrieval.beir_folder import documents_in, one_of
 from retrieval.encoders.learned import TokenCounts
 from retrieval.encoders.term_weights import TermWeights
 from retrieval.encoders.tokens import special_terms
+from retrieval.encoders.weighted_terms import inverse_document_frequency
 from retrieval.significance import paired_gain
 from retrieval.training.sparse.conversations import Conversation, read_conversations
 from retrieval.training.sparse.frozen import encoded
-from retrieval.training.sparse.model import collection_idf
 from retrieval.training.sparse.preparation import prepare
 from retrieval.training.sparse.recipe import Recipe
 from retrieval.training.trainer import train
@@ -68,7 +68,7 @@ def own_query_side(recipe: Recipe, trained: LearnedSparseEncoder, documents: Seq
         return LearnedSparseEncoder.from_pretrained(recipe.model.start, **recipe.model.encoder).encode_queries
     counts = TokenCounts(trained.num_terms)
     counts.add(trained.document.tokens.own(list(documents)))
-    idf = collection_idf(counts.frequency, len(documents))
+    idf = inverse_document_frequency(counts.frequency, len(documents)).astype(np.float32)
     idf[special_terms(trained.tokenizer)] = 0
     name, tokenizer = trained.name, trained.tokenizer
     return LearnedSparseEncoder(name, tokenizer, trained.num_terms, trained.document, TermWeights(idf)).encode_queries

@@ -27,7 +27,7 @@ from index.vectors import SparseQuery
 from index.vocabulary import Vocabulary
 from kernels.cpu.sparse import SparseRows
 from retrieval.encoders.lucene_english import analyze
-from retrieval.encoders.weighted_terms import rows_and_vocabulary
+from retrieval.encoders.weighted_terms import inverse_document_frequency, rows_and_vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class BM25Encoder:
         tokens = sorted(counts)  # as the vocabularies are
         numbers = arm.find(tokens)
         df = arm.document_frequency(numbers)
-        idf = np.log(1 + (arm.documents - df + 0.5) / (df + 0.5))
+        idf = inverse_document_frequency(df, arm.documents)
         weights = (np.array([counts[token] for token in tokens]) * idf).astype(np.float32)
         held = [(own >= 0) & (df > 0) for own in numbers]
         return [SparseQuery(own[known], weights[known]) for own, known in zip(numbers, held, strict=True)]

@@ -104,12 +104,7 @@ class NeuralModel:
         spans = [range(*one.pooled.indices(len(one.ids))) for one in batch]
         if options.pooling == "last":
             spans = [span[-1:] for span in spans]
-        if all(len(span) == len(one.ids) for span, one in zip(spans, batch, strict=True)):
-            return hidden, starts
-        kept = np.concatenate(
-            [np.arange(span.start, span.stop) + start for span, start in zip(spans, starts, strict=False)]
-        )
-        return hidden[torch.from_numpy(kept).to(hidden.device)], [0, *accumulate(map(len, spans))]
+        return at_positions(hidden, starts, spans)
 
     def pooled(self, hidden: torch.Tensor, starts: list[int], options: NeuralOptions) -> torch.Tensor:
         """float32 [texts, terms], activated."""
@@ -131,6 +126,16 @@ class NeuralModel:
         from kernels.gpu.pooled_head import pooled_head_max  # Triton comes with PyTorch for CUDA
 
         return pooled_head_max(hidden, torch.tensor(starts), *self.projection)
+
+
+def at_positions(hidden: torch.Tensor, starts: list[int], spans: Sequence[range]) -> tuple[torch.Tensor, list[int]]:
+    """Of texts end to end the rows at some of each text's own positions, and where each text's begin."""
+    if [0, *accumulate(map(len, spans))] == starts:
+        return hidden, starts
+    kept = np.concatenate(
+        [np.arange(span.start, span.stop) + start for span, start in zip(spans, starts, strict=False)]
+    )
+    return hidden[torch.from_numpy(kept).to(hidden.device)], [0, *accumulate(map(len, spans))]
 
 
 def activated(logits: torch.Tensor, options: NeuralOptions) -> torch.Tensor:

@@ -19,6 +19,7 @@ from index.files import save_array
 from index.storage import open_array
 from retrieval.encoders.options import LONGEST_TEXT, check_whole
 from retrieval.encoders.tokens import special_terms
+from retrieval.encoders.weighted_terms import inverse_document_frequency
 
 LARGEST_WEIGHT = 1e30
 TABLE_OPTIONS = ("prefix", "max_length", "top_k")
@@ -117,7 +118,7 @@ class CollectionIdf:
         """(terms int32, weights float32) of a text's tokens."""
         terms = np.setdiff1d(tokens, self.forbidden).astype(np.int32)
         df = arm.document_frequency([terms] * len(arm.indexes))
-        return terms, np.log(1 + (arm.documents - df + 0.5) / (df + 0.5)).astype(np.float32)
+        return terms, inverse_document_frequency(df, arm.documents).astype(np.float32)
 
     def write(self, path: Path) -> dict[str, Any]:
         return {"kind": "collection idf"}

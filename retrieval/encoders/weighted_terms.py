@@ -29,6 +29,15 @@ def rows_and_vocabulary(weights: Iterable[Mapping[str, float]]) -> tuple[SparseR
     return renumbered(SparseRows(*map(np.asarray, (indptr, terms, data))), new_number), Vocabulary.build(first_seen)
 
 
+def inverse_document_frequency(df: np.ndarray, num_docs: int) -> np.ndarray:
+    """float64: ln(1 + (N - df + 0.5) / (df + 0.5)), as Lucene's BM25 and OpenSearch's idf.json have it.
+
+    df  of num_docs documents those that hold a term, of each term
+    """
+    found: np.ndarray = np.log(1 + (num_docs - df + 0.5) / (df + 0.5))
+    return found
+
+
 def renumbered(rows: SparseRows, new_number: np.ndarray) -> SparseRows:
     """The same rows with each term t called new_number[t], in ascending order again."""
     terms = new_number[rows.indices]

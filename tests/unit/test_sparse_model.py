@@ -13,10 +13,11 @@ from transformers import AutoModelForMaskedLM
 
 from index.errors import ModelError, WinnowError
 from retrieval.encoders.neural_side import NeuralSide
+from retrieval.encoders.weighted_terms import inverse_document_frequency
 from retrieval.training.adapters import merged_weights
 from retrieval.training.sparse import model as sparse_model
 from retrieval.training.sparse.beginning import beginning, build
-from retrieval.training.sparse.model import QueryTable, collection_idf
+from retrieval.training.sparse.model import QueryTable
 from retrieval.training.sparse.recipe import ModelOptions
 
 pytestmark = [
@@ -318,10 +319,10 @@ def test_the_head_that_was_taken_off_is_there_where_the_model_is_saved(checkpoin
 
 
 def test_idf_of_the_collection_is_as_bm25_has_it():
-    found = collection_idf(np.array([0, 1, 5, 10]), 10)
-    expected = [np.log(1 + (10 - df + 0.5) / (df + 0.5)) for df in (0, 1, 5, 10)]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert found.dtype == np.float32
+    found = inverse_document_frequency(np.array([0, 1, 5, 10]), 10)
+    np.testing.assert_allclose(
+        found, [np.log(22), np.log(1 + 9.5 / 1.5), np.log(2), np.log(1 + 0.5 / 10.5)], rtol=1e-12
+    )
 
 
 def test_a_table_begins_as_idf_without_special_terms_or_as_the_checkpoint_has_it(checkpoint, tmp_path):

@@ -19,6 +19,7 @@ from index.errors import WinnowError
 from kernels.cpu.pooled_head import Head
 from kernels.cpu.trained_head import pooled_head_max
 from retrieval.encoders.model_reading import quiet
+from retrieval.encoders.neural_model import at_positions
 from retrieval.encoders.options import NeuralOptions
 from retrieval.encoders.ragged_model import RaggedModel
 from retrieval.encoders.tokens import Tokens
@@ -116,14 +117,10 @@ class SparseModel(torch.nn.Module):
     def encode(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Of texts that all have tokens."""
         starts = [0, *accumulate(len(one.ids) for one in texts)]
-        hidden = self.ragged.states(torch.from_numpy(np.concatenate([one.ids for one in texts])), starts)
+        hidden = self.ragged.hidden(torch.from_numpy(np.concatenate([one.ids for one in texts])), starts)
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-        spans = [range(*one.pooled.indices(len(one.ids))) for one in texts]
-        if any(len(span) < len(one.ids) for span, one in zip(spans, texts, strict=True)):
-            kept = [np.arange(span.start, span.stop) + start for span, start in zip(spans, starts, strict=False)]
-            hidden = hidden[torch.from_numpy(np.concatenate(kept)).to(hidden.device)]
-            starts = [0, *accumulate(map(len, spans))]
+        hidden, starts = at_positions(hidden, starts, [range(*one.pooled.indices(len(one.ids))) for one in texts])
         return self.activated(largest(hidden, starts, self.projection.weight, self.projection.bias))
 
     def activated(self, logits: torch.Tensor) -> torch.Tensor:
@@ -173,9 +170,3 @@ class SparseTowers(torch.nn.Module):
     def __init__(self, document: SparseModel, query: SparseModel | QueryTable):
         super().__init__()
         self.document, self.query = document, query
-
-
-def collection_idf(frequency: np.ndarray, num_docs: int) -> np.ndarray:
-    """float32 [terms]: ln(1 + (N - df + 0.5) / (df + 0.5)), as BM25 and OpenSearch's idf.json have it."""
-    df = frequency.astype(np.float64)
-    return np.log(1 + (num_docs - df + 0.5) / (df + 0.5)).astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +19,12 @@ from retrieval.encoders.model_reading import on_device
 from retrieval.encoders.neural_side import NeuralSide
 from retrieval.encoders.term_weights import TABLE_OPTIONS, CollectionIdf, TermWeights
 from retrieval.encoders.tokens import TextReader
+from retrieval.encoders.weighted_terms import inverse_document_frequency
 from retrieval.training.sparse.beginning import beginning, build, starting_weights
 from retrieval.training.sparse.examples import Examples
 from retrieval.training.sparse.frozen import FrozenDocuments, encoded, kept_rows
-from retrieval.training.sparse.model import SparseTowers, collection_idf
-from retrieval.training.sparse.recipe import Recipe
+from retrieval.training.sparse.model import SparseTowers
+from retrieval.training.sparse.recipe import Recipe, TeacherOptions
 from retrieval.training.sparse.rewrites import REWRITES, Rewritten, Talk, split
 from retrieval.training.sparse.saving import write_towers
 from retrieval.training.sparse.task import HeldOut, SparseTask, digest
@@ -61,7 +62,7 @@ def prepare(recipe: Recipe, *, cache: str | Path, device: str | None = None, pro
     counts = TokenCounts(began_as.num_terms)
     for first in range(0, len(documents), TEXTS_TOGETHER):
         counts.add(began_as.document.tokens.own(documents[first : first + TEXTS_TOGETHER]))
-    idf = collection_idf(counts.frequency, len(documents))
+    idf = inverse_document_frequency(counts.frequency, len(documents)).astype(np.float32)
     torch.manual_seed(recipe.training.seed)  # adapters begin at random
     towers = build(recipe.model, began_as, idf)
     on_device(towers, recipe.model.start, device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -130,18 +131,7 @@ class Start:
             sides = Texts.of("queries", queries), Texts.of("documents", documents)
             rows = kept_rows(*self.named, sides, {"documents": self.read_documents}, self.cache, self.progress)
             frozen = FrozenDocuments(sides[1].texts, rows["documents"], self.encoder.num_terms)
-        teachers = [
-            teacher_of(
-                told.name,
-                queries=queries,
-                documents=documents,
-                pairs=lambda: pairs_of(examples),
-                cache=self.cache,
-                options=told.options,
-                progress=self.progress,
-            )
-            for told in self.recipe.teachers
-        ]
+        teachers = [self.teacher(told, queries, documents, examples) for told in self.recipe.teachers]
         return Material(examples, held_out, teachers, frozen, {})
 
     def of_conversations(self, talk: Talk) -> Material:
@@ -156,22 +146,29 @@ class Start:
         found = rewritten.examples(data.found)
         examples, held_out = split(found, talk, data.dialogues_held_out, data.others, self.recipe.training.seed)
         first_of = {one.conversation_id: one.rewrites[0] for one in talk.conversations}
+        queries = {one: first_of[one] for one in examples.query_ids}
         teachers = [
             rewritten.teacher(told.name)
             if told.name.partition(":")[0] == REWRITES
-            else teacher_of(
-                told.name,
-                queries={one: first_of[one] for one in examples.query_ids},
-                documents=talk.passages,
-                pairs=lambda: pairs_of(examples),
-                cache=self.cache,
-                options=told.options,
-                progress=self.progress,
-            )
+            else self.teacher(told, queries, talk.passages, examples)
             for told in self.recipe.teachers
         ]
         return Material(
             examples, held_out, teachers, rewritten.frozen, {"rewrites": digest(sorted(talk.rewrites().items()))}
+        )
+
+    def teacher(
+        self, told: TeacherOptions, queries: Mapping[str, str], documents: Mapping[str, str], examples: Examples
+    ) -> Teacher:
+        """One that is asked of these texts; a cross-encoder of answers and negatives alone."""
+        return teacher_of(
+            told.name,
+            queries=queries,
+            documents=documents,
+            pairs=lambda: pairs_of(examples),
+            cache=self.cache,
+            options=told.options,
+            progress=self.progress,
         )
 
     @property
@@ -221,15 +218,7 @@ def hold_out(judged: Examples, others: int, seed: int, examples: Examples) -> He
         raise WinnowError(
             f"{len(shared):,} queries, {shared[0]!r:.60} first, are both trained and evaluated on; keep them in one split."
         )
-    answers = sorted({document for positives in judged.positives for document in positives.tolist()})
-    rest = np.setdiff1d(np.arange(len(judged.documents)), answers)
-    drawn = np.random.default_rng([seed, len(rest)]).permutation(rest)[:others].tolist()
-    number_of = {document: place for place, document in enumerate(answers)}
-    return HeldOut(
-        judged.queries,
-        [judged.documents[document] for document in [*answers, *drawn]],
-        [[number_of[document] for document in positives.tolist()] for positives in judged.positives],
-    )
+    return HeldOut.of(judged, range(len(judged)), others, seed)
 
 
 def pairs_of(examples: Examples) -> Iterable[tuple[str, str]]:

@@ -221,16 +221,7 @@ def split(examples: Examples, talk: Talk, share: float, others: int, seed: int) 
     is_held = [dialogue_of[one] in held for one in examples.query_ids]
     trained = [number for number, own in enumerate(is_held) if not own]
     judged = [number for number, own in enumerate(is_held) if own]
-    answers = sorted({int(examples.positives[number][0]) for number in judged})
-    rest = np.setdiff1d(np.arange(len(examples.documents)), answers)
-    drawn = rng.permutation(rest)[:others].tolist()
-    place_of = {document: place for place, document in enumerate(answers)}
-    held_out = HeldOut(
-        [examples.queries[number] for number in judged],
-        [examples.documents[document] for document in [*answers, *drawn]],
-        [[place_of[int(examples.positives[number][0])]] for number in judged],
-    )
-    return only(examples, trained), held_out
+    return only(examples, trained), HeldOut.of(examples, judged, others, seed)
 
 
 def only(examples: Examples, numbers: Sequence[int]) -> Examples:

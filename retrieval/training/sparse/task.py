@@ -53,6 +53,19 @@ class HeldOut(NamedTuple):
     documents: list[str]
     answers: list[list[int]]  # of each query
 
+    @classmethod
+    def of(cls, examples: Examples, queries: Sequence[int], others: int, seed: int) -> HeldOut:
+        """These queries, by number, with their answers and so many other documents drawn by the seed."""
+        answers = sorted({document for query in queries for document in examples.positives[query].tolist()})
+        rest = np.setdiff1d(np.arange(len(examples.documents)), answers)
+        drawn = np.random.default_rng([seed, len(rest)]).permutation(rest)[:others].tolist()
+        place_of = {document: place for place, document in enumerate(answers)}
+        return cls(
+            [examples.queries[query] for query in queries],
+            [examples.documents[document] for document in [*answers, *drawn]],
+            [[place_of[document] for document in examples.positives[query].tolist()] for query in queries],
+        )
+
 
 class SparseTask:
     """A `retrieval.training.trainer.Task`, whose example is a batch."""
@@ -93,26 +106,7 @@ class SparseTask:
         self.frozen = frozen
         self.seed, self.of_model = seed, of_model or {}
         self.has_query_model = not isinstance(towers.query, QueryTable)
-        warmup = round(steps * options.sparsity_warmup)
-        num_terms = towers.document.num_terms
-        sides = {}
-        if frozen is None:
-            sides["document"] = ("documents", options.document_weight, options.document_terms)
-        if self.has_query_model:
-            sides["query"] = ("queries", options.query_weight, options.query_terms)
-        self.sparsity = torch.nn.ModuleDict(
-            {
-                side: Sparsity(
-                    options.regulariser,
-                    SparsityWeight(weight, warmup, terms, response=max(1, round(steps * options.sparsity_response))),
-                    CollapseWatch(texts, num_terms, warmup=warmup),
-                    idf,
-                    num_terms,
-                    options.regulariser_threshold,
-                )
-                for side, (texts, weight, terms) in sides.items()
-            }
-        )
+        self.sparsity = self.regularised(idf, steps)
         self.model = torch.nn.ModuleDict({"towers": towers, "sparsity": self.sparsity})
         has_learned_table = isinstance(towers.query, QueryTable) and towers.query.table.requires_grad
         self.learning_rates = {"towers.query.table": options.query_learning_rate} if has_learned_table else {}
@@ -122,6 +116,29 @@ class SparseTask:
                 self.of_document.setdefault(document, []).append(query)
         self.answers = np.array(sorted(self.of_document), np.int64)
         self.answered = examples.answered_by_text()
+
+    def regularised(self, idf: np.ndarray | None, steps: int) -> torch.nn.ModuleDict:
+        """`Sparsity` of each side that a model encodes and that is trained."""
+        options, num_terms = self.options, self.towers.document.num_terms
+        warmup, response = (round(steps * part) for part in (options.sparsity_warmup, options.sparsity_response))
+        sides = {}
+        if self.frozen is None:
+            sides["document"] = ("documents", options.document_weight, options.document_terms)
+        if self.has_query_model:
+            sides["query"] = ("queries", options.query_weight, options.query_terms)
+        return torch.nn.ModuleDict(
+            {
+                side: Sparsity(
+                    options.regulariser,
+                    SparsityWeight(weight, warmup, terms, response=max(1, response)),
+                    CollapseWatch(texts, num_terms, warmup=warmup),
+                    idf,
+                    num_terms,
+                    options.regulariser_threshold,
+                )
+                for side, (texts, weight, terms) in sides.items()
+            }
+        )
 
     def __len__(self) -> int:
         """Batches of an epoch: each answer is once the reason for one."""
