@@ -1,165 +1,142 @@
-"""Measure retrieval systems on a BEIR data set: `python -m eval.beir --data FOLDER --system bm25 --system bm25+minilm`."""
+"""Measure retrieval systems on BEIR data sets: `python -m eval.beir --datasets scifact --system bm25 --system bm25+minilm`."""
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eval.reranking import WrittenSystem
-    from index.options import WeightImpacts
-    from retrieval.encoders.protocol import Encoder
-    from retrieval.fusion import Fusion
+    from collections.abc import Sequence
 
-CROSS_VALIDATED = "cv"  # instead of a split to tune on
-LONGEST_NAME = 150  # of a run, which is also a file: a reranker may be called by a whole path
+    from eval.datasets import Dataset
+    from eval.report import Report
+    from retrieval.written_system import WrittenSystem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from retrieval.encoders.written_options import add_option_argument
 
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", metavar="FOLDER", help="a local BEIR folder: corpus.jsonl, queries.jsonl, qrels/")
-    source.add_argument("--dataset", metavar="NAME", help="a public BEIR data set, downloaded once (scifact, ...)")
-    parser.add_argument(
-        "--split",
-        action="append",
-        dest="splits",
-        metavar="NAME",
-        help="which qrels to use; may be repeated (default: test)",
+    source = parser.add_argument_group("data sets")
+    source.add_argument(
+        "--data", action="append", default=[], metavar="FOLDER",
+        help="a local BEIR folder: corpus.jsonl, queries.jsonl, qrels/; may be repeated",
+    )  # fmt: skip
+    source.add_argument(
+        "--datasets", "--dataset", metavar="NAMES",
+        help="public BEIR data sets, downloaded once: names with commas between them, or all, public, small",
+    )  # fmt: skip
+    source.add_argument(
+        "--data-root", metavar="FOLDER", help="where folders of data sets are looked for before they are downloaded"
     )
-    parser.add_argument(
-        "--system", action="append", required=True, dest="systems", metavar="NAME",
-        help="bm25, winnow-mini, minilm, a name of docs/models.md, or several with + between them, which are fused; any of these reranked, as in "
-        "bm25,rerank=blockrank:MODEL,depth=100 (also cross-encoder: and icr:; further NAME=VALUE are options of the reranker); may be repeated",
+    source.add_argument(
+        "--split", action="append", dest="splits", metavar="NAME",
+        help="which qrels to use; may be repeated (default: test, of msmarco dev)",
     )  # fmt: skip
-    parser.add_argument(
+    source.add_argument(
+        "--self-retrieval", choices=("keep", "remove"),
+        help="whether documents with the id of the query are taken out of its ranking (default: as BEIR does, for those data sets "
+        "whose queries are documents)",
+    )  # fmt: skip
+    systems = parser.add_argument_group("systems")
+    systems.add_argument(
+        "--system", action="append", default=[], dest="systems", metavar="NAME",
+        help="bm25, winnow-mini, minilm, sparse:MODEL, dense:MODEL, or several with + between them, which are fused; settings after "
+        "commas, as in bm25+minilm,fusion=rrf,rerank=blockrank:MODEL,depth=100 (docs/evaluation.md); the folder of a saved "
+        "index; a TOML file of systems; lucene:bm25; may be repeated",
+    )  # fmt: skip
+    systems.add_argument(
         "--fusion", action="append", dest="fusions", metavar="HOW",
-        help="how arms are fused: min-max, z-score, theoretical-min, distribution, none, rrf, combsum, combmnz, or one of them with "
-        "/per-query; may be repeated (default: min-max)",
+        help="how arms are fused where a system does not say: min-max, z-score, theoretical-min, distribution, none, rrf, combsum, "
+        "combmnz, or one of them with /per-query; may be repeated (default: min-max)",
     )  # fmt: skip
-    parser.add_argument(
+    systems.add_argument(
         "--tune", metavar="SPLIT",
         help="also fuse with weights tuned on the queries of another split, as in --tune train; cv: on those of the split itself, "
         "cross-validated",
     )  # fmt: skip
-    parser.add_argument(
+    add_option_argument(systems)
+    systems.add_argument("--impacts", choices=("u8", "u16", "f32"), help="how weights are stored (default: u8)")
+    systems.add_argument("--depth", type=int, default=1000, help="documents ranked for each query (default: 1000)")
+    results = parser.add_argument_group("results")
+    results.add_argument(
         "--measure", action="append", dest="measures", metavar="NAME",
-        help="any ir_measures name; may be repeated (default: nDCG@10, R@100, MRR@10)",
+        help="any ir_measures name, or AllGold@k; may be repeated (default: nDCG@10, R@100, R@1000, MRR@10, MAP, P@10)",
     )  # fmt: skip
-    add_option_argument(parser)
-    parser.add_argument("--impacts", choices=("u8", "u16", "f32"), help="how weights are stored (default: u8)")
-    parser.add_argument("--depth", type=int, default=1000, help="documents ranked for each query (default: 1000)")
-    parser.add_argument("--json", metavar="FILE", help="write the results as JSON")
-    parser.add_argument("--runs", metavar="FOLDER", help="write one TREC run file a system")
+    results.add_argument(
+        "--out", metavar="FOLDER",
+        help="keep results and TREC runs there: what is finished is not computed again, a run that was killed goes on",
+    )  # fmt: skip
+    results.add_argument("--json", metavar="FILE", help="write the results as JSON")
+    results.add_argument("--html", metavar="FILE", help="write them as a page for a browser, beside published figures")
+    results.add_argument(
+        "--reproduce", action="store_true",
+        help="measure again what docs/reproduction.md lists, of the data sets at hand, and fail where a value moved",
+    )  # fmt: skip
     parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import json
     from pathlib import Path
 
-    from eval.datasets import download_dataset, load_dataset
-    from eval.experiment import Experiment
+    from eval.experiment import Settings
     from eval.measures import DEFAULT_MEASURES, parse_measures
-    from eval.reranking import WrittenSystem, load_rerankings
-    from eval.runs import write_run
-    from eval.systems import Built, arms_of, options_of
+    from eval.measuring import Work, cells_of, measure_all
+    from eval.report import summary_table
+    from index.errors import WinnowError
     from index.vectors import checked_count
-    from retrieval.encoders.loading import load_encoder
-    from retrieval.encoders.written_options import parse_options
 
-    options = parse_options(arguments.option)
     # everything that can be wrong in the request is found before the long work
-    written = [WrittenSystem.of(system) for system in dict.fromkeys(arguments.systems)]
-    check_tuning(arguments.tune, written)
-    systems = tuple(dict.fromkeys(system.first for system in written))  # first stages of rerankers are measured too
-    models = {model: load_encoder(model, options=options_of(model, options)) for model in arms_of(systems)}
-    impacts = impacts_of(models, arguments.impacts)
-    measures = tuple(arguments.measures or DEFAULT_MEASURES)
+    measures = tuple(dict.fromkeys(arguments.measures or DEFAULT_MEASURES))
     parse_measures(measures)
-    depth = checked_count("depth", arguments.depth)
-    fusions = {name: fusion_of(name, depth) for name in arguments.fusions or ("min-max",)}
-    for path in (arguments.json and Path(arguments.json).parent, arguments.runs):
-        if path:
-            Path(path).mkdir(parents=True, exist_ok=True)
-    folder = arguments.data or download_dataset(arguments.dataset)
-    datasets = [load_dataset(folder, split) for split in dict.fromkeys(arguments.splits or ("test",))]
-    tunes_on_another = arguments.tune not in (None, CROSS_VALIDATED)
-    judged = load_dataset(folder, arguments.tune) if tunes_on_another else None
-    progress, rerankings = not arguments.no_progress, load_rerankings(written)
-    built = {
-        model: Built.of(model, datasets[0], impacts.get(model), options_of(model, options), progress)
-        for model in models
-    }
-    experiment = Experiment(systems, built, depth, fusions, arguments.tune, judged, measures, progress, rerankings)
+    settings = Settings(checked_count("depth", arguments.depth), measures[0], not arguments.no_progress)
+    out = None if arguments.out is None else Path(arguments.out)
+    for path in (arguments.json, arguments.html):
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if arguments.reproduce:
+        return reproduce(arguments, measures, settings, out)
+    cells = cells_of(systems_of(arguments), arguments.fusions or (), arguments.tune)
+    works = [Work(dataset, cells) for dataset in datasets_of(arguments)]
     reports = []
-    for dataset in datasets:
-        report = experiment.on(dataset)
-        print(report.as_text(), end="\n" if dataset is datasets[-1] else "\n\n\n")
-        for outcome in report.outcomes if arguments.runs else ():
-            name = re.sub(r"[/, :=]+", "-", outcome.system)[-LONGEST_NAME:]
-            write_run(Path(arguments.runs) / f"{dataset.name}.{dataset.split}.{name}.run", outcome.run, name)
-        reports.append(report.as_json())
-    if arguments.json:
-        whole = reports[0] if len(reports) == 1 else {"reports": reports}
-        Path(arguments.json).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    for report in measure_all(works, settings, measures, out):
+        print(report.as_text(), end="\n\n\n", flush=True)
+        reports.append(report)
+    if len(reports) > 1:
+        print(summary_table(reports, measures[0]))
+    write_results(arguments, reports)
     return 0
 
 
-def check_tuning(tune: str | None, systems: Sequence[WrittenSystem]) -> None:
-    """Raise WinnowError where each fold would have a first stage of its own to rerank."""
+def systems_of(arguments: argparse.Namespace) -> list[WrittenSystem]:
+    """What is written as systems, with the options that are given for all of them. Raises WinnowError."""
+    from index.errors import WinnowError
+    from retrieval.encoders.written_options import parse_options
+    from retrieval.written_system import WrittenSystem, read_systems
+
+    if not arguments.systems:
+        raise WinnowError("there is no system to measure; give one or more, as in --system bm25 --system bm25+minilm.")
+    systems: list[WrittenSystem] = []
+    for written in arguments.systems:
+        systems += read_systems(written).values() if written.endswith(".toml") else [WrittenSystem.of(written)]
+    options = parse_options(arguments.option)
+    if arguments.impacts is not None:
+        options["impacts"] = arguments.impacts
+    return [system.with_options(options) for system in dict.fromkeys(systems)]
+
+
+def datasets_of(arguments: argparse.Namespace) -> list[Dataset]:
+    """Each split of each data set, those that are public downloaded. Raises WinnowError."""
+    from pathlib import Path
+
+    from eval.datasets import download, load_dataset, named, parts_of
     from index.errors import WinnowError
 
-    reranked = next((system.written for system in systems if system.reranker is not None), None)
-    if tune == CROSS_VALIDATED and reranked is not None:
-        raise WinnowError(
-            f"--tune {CROSS_VALIDATED} cannot be had with {reranked}; tune on another split, or leave one of them out."
-        )
-
-
-def impacts_of(models: Mapping[str, Encoder], impacts: WeightImpacts | None) -> dict[str, WeightImpacts | None]:
-    """For those models that store weights. Raises WinnowError where impacts are asked for and none does."""
-    from index.errors import WinnowError
-
-    storing = [name for name, encoder in models.items() if encoder.kind == "sparse" and name != "bm25"]
-    if impacts is not None and not storing:
-        raise WinnowError(f"{', '.join(models)} stores no weights; leave --impacts {impacts} out.")
-    return dict.fromkeys(storing, impacts)
-
-
-def fusion_of(written: str, depth: int) -> Fusion:
-    """A fusion as a command line has it. Raises WinnowError."""
-    from typing import get_args
-
-    from index.errors import WinnowError
-    from retrieval.fusion import Fusion, Method
-    from retrieval.normalisation import Normalisation
-
-    known = get_args(Normalisation) + get_args(Method)
-    how, slash, per_query = written.partition("/")
-    if (slash and per_query != "per-query") or how not in known:
-        raise WinnowError(
-            f"--fusion is {written!r:.60}; it must be one of {', '.join(known)}, perhaps with /per-query after it."
-        )
-    field = "method" if how in get_args(Method) else "normalisation"
-    return Fusion(**{field: how}, per_query=bool(slash), depth=depth)  # type: ignore[arg-type]
-
-
-def main(argv: list[str] | None = None) -> int:
-    try:
-        from index.errors import run_command
-    except ImportError as error:  # our own sentence about another package named `kernels`
-        sys.exit(f"eval.beir: {error}")
-    parser = argparse.ArgumentParser(prog="python -m eval.beir", description=__doc__)
-    add_arguments(parser)
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: run(arguments), program="eval.beir", debug=arguments.debug)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    folders = [(Path(folder), None) for folder in arguments.data]
+    for spec in named(arguments.datasets) if arguments.datasets is not None else ():
+        local = None if arguments.data_root is None else Path(arguments.data_root) / spec.name
+        folders.append((local if local is not None and local.is_dir() else download(spec), spec))
+    if not folders:
+        raise WinnowError("there is no data set; give --data FOLDER, or --datasets NAME, as in --datasets scifact.")
+    ...

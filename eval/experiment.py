@@ -1,86 +1,168 @@
-"""Systems over one corpus, measured on a split of its queries, and compared."""
+"""Measures cells on one split of one data set: builds the arms that they need, answers, tunes, reranks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
-from eval.comparison import Comparison, compare_with_parts
+from eval.cells import CROSS_VALIDATED, Cell, Efficiency, Result
 from eval.datasets import Dataset
-from eval.measures import measure_run
-from eval.report import as_json, as_table, comparison_table
-from eval.reranking import Reranking
-from eval.systems import Built, Outcome, built_together, cross_validated, measured, reranked, tuned_on
-from retrieval.encoders.loading import split_names
+from eval.latency import QueryTimes
+from eval.lucene import is_lucene, measure_lucene
+from eval.memory import peak_bytes, reset_peak
+from eval.provenance import code_fingerprint, commit, machine, today
+from eval.systems import Answers, Built, answers, build, cross_validated, opened, reranked_answers, together, tuned_on
+from retrieval.encoders.protocol import Encoder
 from retrieval.fusion import Fusion
+from retrieval.rerankers.loading import load_reranker
+from retrieval.rerankers.protocol import Reranker
+from retrieval.written_system import WrittenSystem
+
+DEFAULT_DEPTH = 1000
 
 
-class Report(NamedTuple):
-    """What came of it on one split."""
+class Settings(NamedTuple):
+    """What is asked of every cell."""
 
-    dataset: Dataset
-    outcomes: list[Outcome]
-    measures: list[dict[str, float]]  # of each outcome
-    comparisons: list[Comparison]
-
-    def as_text(self) -> str:
-        """A table, what tuning found, and the comparison of fusions with their arms, of rerankers with their first stages."""
-        blocks = [as_table(self.dataset, list(zip(self.outcomes, self.measures, strict=True)))]
-        blocks += [f"{outcome.system}\n{outcome.tuning}" for outcome in self.outcomes if outcome.tuning is not None]
-        if self.comparisons:
-            blocks.append(comparison_table(self.comparisons, next(iter(self.measures[0]))))
-        return "\n\n".join(blocks)
-
-    def as_json(self) -> dict[str, Any]:
-        return as_json(self.dataset, list(zip(self.outcomes, self.measures, strict=True)), self.comparisons)
-
-
-class Experiment(NamedTuple):
-    """What is asked for; the first measure is the one that is tuned and compared by."""
-
-    systems: tuple[str, ...]  # without rerankers
-    built: Mapping[str, Built]  # every arm of the systems
-    depth: int
-    fusions: Mapping[str, Fusion]  # of systems of several arms, by the name that a report calls them
-    tune: str | None  # the split of `judged`; without that, the queries of the split itself are cross-validated
-    judged: Dataset | None
-    measure_names: tuple[str, ...]
+    depth: int  # documents ranked for each query
+    measure: str  # that is tuned by
     progress: bool
-    rerankings: Mapping[str, Sequence[Reranking]] = {}  # by the system that is their first stage
 
-    def on(self, dataset: Dataset) -> Report:
-        """All systems on one split."""
-        outcomes = [outcome for system in self.systems for outcome in self.outcomes(system, dataset)]
-        measures = [measure_run(dataset.qrels, outcome.run, self.measure_names) for outcome in outcomes]
-        return Report(dataset, outcomes, measures, compare_with_parts(dataset.qrels, outcomes, self.measure_names[0]))
 
-    def outcomes(self, system: str, dataset: Dataset) -> Iterator[Outcome]:
-        """A system of one arm; or of several once for each fusion, and as it is tuned. Each is followed by what rerankers make of it."""
-        own, arms = built_together(system, self.built), split_names(system)
-        if len(arms) == 1:
-            first = measured(system, own, dataset, self.depth)
-            yield from self.with_rerankings(first, system, own, dataset, None)
-            return
-        for written, fusion in self.fusions.items():
-            name = system if len(self.fusions) == 1 else f"{system}, {written}"
-            first = measured(name, own, dataset, self.depth, fusion=fusion, parts=arms)
-            yield from self.with_rerankings(first, system, own, dataset, fusion)
-        if self.tune is not None:
-            first = self.tuned(system, own, arms, dataset)
-            assert first.tuning is not None
-            yield from self.with_rerankings(first, system, own, dataset, first.tuning.fusion)
+@dataclass
+class Models:
+    """Encoders and rerankers, each loaded once, for all data sets."""
 
-    def with_rerankings(
-        self, first: Outcome, system: str, own: Built, dataset: Dataset, fusion: Fusion | None
-    ) -> Iterator[Outcome]:
-        yield first
-        for reranking in self.rerankings.get(system, ()):
-            yield reranked(reranking, first, own, dataset, self.depth, fusion, self.progress)
+    encoders: dict[str, Encoder] = field(default_factory=dict)  # by the arm as it is written
+    rerankers: dict[str, Reranker] = field(default_factory=dict)  # by reranker and options as they are written
 
-    def tuned(self, system: str, own: Built, arms: list[str], dataset: Dataset) -> Outcome:
-        """With weights that other queries chose."""
-        asked = self.depth, self.measure_names[0], self.progress
-        tuning = tuned_on(own, self.judged or dataset, *asked)
-        name = f"{system}, {f'tuned on {self.tune}' if self.judged else 'cross-validated'}"
-        outcome = measured(name, own, dataset, self.depth, fusion=tuning.fusion, parts=arms, tuning=tuning)
-        return outcome if self.judged else outcome._replace(run=cross_validated(own, dataset, *asked))
+    def load(self, system: WrittenSystem) -> None:
+        """All that a system needs. Raises WinnowError for names and options that mean nothing, ModelError for what is no model."""
+        for arm in () if system.is_saved or is_lucene(str(system)) else system.each_arm():
+            if str(arm) not in self.encoders:
+                (self.encoders[str(arm)],) = arm.encoders()
+        if system.reranks:
+            self.reranker(system)
+
+    def reranker(self, system: WrittenSystem) -> Reranker:
+        written = f"{system.reranker},{sorted(system.reranker_options.items())}"
+        if written not in self.rerankers:
+            self.rerankers[written] = load_reranker(str(system.reranker), **system.reranker_options)
+        return self.rerankers[written]
+
+
+class Experiment:
+    """One split of one data set."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: Settings,
+        models: Models,
+        judged: Dataset | None = None,
+        folder: Path | None = None,
+    ):
+        """
+        judged  the split whose queries tune
+        folder  where indexes of arms are kept, and opened again; None: in memory
+        """
+        self.dataset, self.settings, self.models, self.judged, self.folder = dataset, settings, models, judged, folder
+        self.built: dict[str, Built] = {}
+
+    def measured(self, cell: Cell, results: Mapping[Cell, Result | None]) -> Result:
+        """What comes of a cell.
+
+        results  of other cells: of the first stage that a tuned system is reranked after
+        """
+        if is_lucene(str(cell.system)):
+            return self.of_lucene(cell)
+        system, settings = cell.system, self.settings
+        built, fusion, tuning = self.retriever(system), self.fusion(system), None
+        reset_peak()
+        if system.reranks:
+            first = results[cell.first]
+            fusion = fusion if cell.tune is None or first is None else first.fusion
+            found = reranked_answers(
+                built.retriever, self.models.reranker(system), system.depth or DEFAULT_RERANKED, self.dataset, settings.depth, fusion, settings.progress
+            )
+        elif cell.tune is None:
+            found = answers(built.retriever, self.dataset, settings.depth, fusion)
+        else:
+            tuning = tuned_on(built.retriever, self.judged or self.dataset, *settings)
+            found = answers(built.retriever, self.dataset, settings.depth, tuning.fusion)
+            if cell.tune == CROSS_VALIDATED:
+                run, num_self = cross_validated(built.retriever, self.dataset, *settings)
+                found = found._replace(run=run, num_self=num_self)
+        efficiency = Efficiency.of(built, found.times, peak_bytes())
+        return Result.of(cell, self.dataset, found, efficiency, self.provenance(cell), tuning)
+
+    def of_lucene(self, cell: Cell) -> Result:
+        """By Lucene, in a process of its own."""
+        with TemporaryDirectory() as folder:
+            outcome = measure_lucene(str(cell.system), self.dataset, self.settings.depth, Path(folder), self.settings.progress)
+        rate = outcome.documents / outcome.encode_seconds if outcome.encode_seconds else None
+        efficiency = Efficiency(
+            documents=outcome.documents,
+            postings=outcome.postings,
+            index_bytes=outcome.index_bytes,
+            build_seconds=outcome.build_seconds + outcome.encode_seconds,
+            encode_documents_per_second=rate,
+            peak_bytes=outcome.peak_bytes,
+            encode_ms=outcome.encode_latency,
+            search_ms=outcome.latency,
+        )
+        run, num_self = as_run(self.dataset, outcome.run, self.settings.depth)
+        return Result.of(cell, self.dataset, run, num_self, efficiency, self.provenance(cell))
+
+    def provenance(self, cell: Cell) -> dict[str, str | None]:
+        """Where the numbers of a cell come from."""
+        dataset, depth = self.dataset, self.settings.depth
+        command = ["python -m eval.beir", f"--data {dataset.name}", f"--split {dataset.split}", f"--system {cell.system}"]
+        command += [f"--tune {cell.tune}"] if cell.tune is not None else []
+        command += [f"--depth {depth}"] if depth != DEFAULT_DEPTH else []
+        return {
+            "command": " ".join(command),
+            "code": code_fingerprint(),
+            "commit": commit(),
+            "machine": machine(),
+            "date": today(),
+        }
+
+    def retriever(self, system: WrittenSystem) -> Built:
+        """Over the corpus, with all arms of the system."""
+        if system.is_saved:
+            return self.kept(system.arms[0], lambda: opened(system.arms[0]))
+        return together([self.arm(arm) for arm in system.each_arm()])
+
+    def arm(self, arm: WrittenSystem) -> Built:
+        name = str(arm)
+        folder = None if self.folder is None else self.folder / slug(name)
+        return self.kept(
+            name, lambda: build(self.models.encoders[name], self.dataset, folder, self.settings.progress)
+        )
+
+    def kept(self, name: str, made: Callable[[], Built]) -> Built:
+        if name not in self.built:
+            self.built[name] = made()
+        return self.built[name]
+
+    def fusion(self, system: WrittenSystem) -> Fusion | None:
+        """To the depth of the run; None of one arm, and of a saved retriever, which has its own."""
+        if system.is_saved or len(system.arms) == 1:
+            return None
+        return system.fused(self.settings.depth) or Fusion(depth=self.settings.depth)
+
+
+def slug(name: str) -> str:
+    """A file's name for any name, which no other name has.
+
+    >>> slug("bm25+minilm,fusion=rrf")
+    'bm25+minilm-fusion-rrf-4a0ec1f0'
+    """
+    readable = re.sub(r"[^A-Za-z0-9.+_-]+", "-", name).strip("-.")[-100:]
+    return f"{readable}-{sha256(name.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""Wall-clock time of single queries, one after another on one thread."""
+"""Wall-clock time of single queries, one after another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from retrieval import Retriever
+from retrieval.fusion import Fusion
+from retrieval.two_steps import TwoSteps
+
+LATENCY_K = 10
 WARM_UP_QUERIES = 20
+TIMED_QUERIES = 1000  # of a larger set the first; their percentiles no longer move
 Answer = TypeVar("Answer")
 
 
@@ -19,10 +25,33 @@ class Latency(NamedTuple):
     p50: float
     p99: float
 
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Latency:
+        times_ms = np.asarray(seconds) * 1e3
+        return cls(float(np.mean(times_ms)), *np.percentile(times_ms, [50, 99]).tolist())
 
-def measure_latency(search: Callable[[str], object], queries: Sequence[str]) -> Latency:
-    """Each query once, after a warm-up on the first few."""
-    return timed(search, queries)[0]
+
+class QueryTimes(NamedTuple):
+    """Of `Retriever.search(query, k=10)`; None where a part of it was not timed."""
+
+    query_ms: Latency  # all of it: encoding, search, fusion, stored fields, and all of the reranking
+    encode_ms: Latency | None = None  # the query as the arms search for it, one arm after another
+    search_ms: Latency | None = None  # the search for an encoded query: arms, fusion, stored fields
+
+
+def measure_latency(retriever: Retriever, queries: Sequence[str], fusion: Fusion | None = None) -> QueryTimes:
+    """Each query once as a whole and once in two steps, after a warm-up on the first few."""
+    queries, steps = queries[:TIMED_QUERIES], TwoSteps(retriever, fusion)
+    whole, _ = timed(lambda text: retriever.search(text, k=LATENCY_K, fusion=fusion), queries)
+    encode_seconds, search_seconds = [], []
+    for query in queries:
+        started = time.perf_counter()
+        encoded = steps.encode(query)
+        between = time.perf_counter()
+        steps.search(query, encoded, LATENCY_K)
+        search_seconds.append(time.perf_counter() - between)
+        encode_seconds.append(between - started)
+    return QueryTimes(whole, Latency.of(encode_seconds), Latency.of(search_seconds))
 
 
 def timed(
@@ -37,9 +66,9 @@ def timed(
     """
     for query in queries[:warm_up]:
         search(query)
-    times_ms, answers = [], []
+    seconds, answers = [], []
     for query in counted(queries):
         started = time.perf_counter()
         answers.append(search(query))
-        times_ms.append((time.perf_counter() - started) * 1e3)
-    return Latency(float(np.mean(times_ms)), *np.percentile(times_ms, [50, 99]).tolist()), answers
+        seconds.append(time.perf_counter() - started)
+    return Latency.of(seconds), answers

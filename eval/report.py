@@ -1,87 +1,124 @@
-"""Results as a table for people and as JSON for programs."""
+"""Results as tables for people and as JSON for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from eval.cells import Result
 from eval.comparison import Comparison
 from eval.datasets import Dataset
-from eval.systems import Outcome
-from retrieval.tuning import Tuning
+from eval.latency import Latency
+
+NOTHING = "-"  # in a table, where there is no number
 
 
-def as_json(
-    dataset: Dataset, measured: Sequence[tuple[Outcome, Mapping[str, float]]], comparisons: Sequence[Comparison] = ()
-) -> dict[str, Any]:
-    """The report that `--json` writes; its keys are described in docs/results.md."""
-    return {
-        "dataset": dataset.name,
-        "split": dataset.split,
-        "systems": [
-            {
-                "system": outcome.system,
-                "measures": dict(measures),
-                "query_latency_ms": outcome.latency._asdict(),
-                "index": {
-                    "documents": outcome.indexed.documents,
-                    "postings": outcome.indexed.postings,
-                    "vectors": outcome.indexed.vectors,
-                    "bytes": outcome.indexed.bytes,
-                    "build_seconds": outcome.build_seconds,
-                },
-                **({"tuning": tuning_as_json(outcome.tuning)} if outcome.tuning is not None else {}),
-            }
-            for outcome, measures in measured
-        ],
-        "comparisons": [
-            {
-                "system": one.system,
-                "with": one.other,
-                **one.gain._asdict(),
-                "p_holm": one.p_holm,
-                "better_equal_worse": list(one.queries),
-            }
-            for one in comparisons
-        ],
-    }
+class Report(NamedTuple):
+    """What came of it on one split of one data set."""
 
+    dataset: Dataset
+    results: list[Result]
+    measures: list[dict[str, float]]  # of each result
+    comparisons: list[Comparison]
 
-def tuning_as_json(tuning: Tuning) -> dict[str, Any]:
-    """What was found, and how the arms are fused from then on."""
-    return {
-        "is_adopted": tuning.is_adopted,
-        "fusion": tuning.fusion.as_json(),
-        "measure": tuning.measure,
-        "queries": tuning.num_queries,
-        "held_out": tuning.fused,
-        "best_arm": tuning.best_arm,
-        "gain": tuning.gain,
-        "interval": list(tuning.interval),
-        "p_value": tuning.p_value,
-    }
-
-
-def as_table(dataset: Dataset, measured: Sequence[tuple[Outcome, Mapping[str, float]]]) -> str:
-    """One row a system, columns aligned."""
-    names = list(measured[0][1])
-    header = ["system", *names, "query ms", "p99 ms", "documents", "postings", "vectors", "index MB", "build s"]
-    rows = [
-        [
-            outcome.system,
-            *(f"{measures[name]:.4f}" for name in names),
-            f"{outcome.latency.mean:.2f}",
-            f"{outcome.latency.p99:.2f}",
-            f"{outcome.indexed.documents:,}",
-            f"{outcome.indexed.postings:,}",
-            f"{outcome.indexed.vectors:,}",
-            f"{outcome.indexed.bytes / 1e6:.1f}",
-            f"{outcome.build_seconds:.1f}",
+    def as_text(self) -> str:
+        """What each system found and what it cost, what tuning found, the comparison of fusions with their arms and of rerankers with
+        their first stages, and what a reader of the numbers should know."""
+        dataset, names = self.dataset, list(self.measures[0])
+        title = f"{dataset.name}, {dataset.split} split: {len(dataset.qrels)} judged queries"
+        if dataset.version:
+            title += f", {dataset.version}"
+        blocks = [
+            f"{title}\n\n{effectiveness_table(self.results, self.measures, names)}",
+            efficiency_table(self.results),
         ]
-        for outcome, measures in measured
+        blocks += [f"{result.name}\n{result.tuning['text']}" for result in self.results if result.tuning is not None]
+        if self.comparisons:
+            blocks.append(comparison_table(self.comparisons, names[0]))
+        if notes := self.notes():
+            blocks.append("\n".join(["to know", "", *notes]))
+        return "\n\n".join(blocks)
+
+    def notes(self) -> list[str]:
+        """Each once, with the systems that it is of unless it is of all."""
+        said: dict[str, list[str]] = {}
+        for result in self.results:
+            for note in (*result.problems, *counted_notes(result.counts)):
+                said.setdefault(note, []).append(result.name)
+        return [
+            note if len(names) == len(self.results) else f"{', '.join(names)}: {note}" for note, names in said.items()
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """As `--json` has it (docs/evaluation.md)."""
+        return {
+            "cells": [
+                result.as_json(self.dataset, measures)
+                for result, measures in zip(self.results, self.measures, strict=True)
+            ],
+            "comparisons": [
+                {
+                    "dataset": self.dataset.name,
+                    "split": self.dataset.split,
+                    "system": one.system,
+                    "with": one.other,
+                    **one.gain._asdict(),
+                    "p_holm": one.p_holm,
+                    "better_equal_worse": list(one.queries),
+                }
+                for one in self.comparisons
+            ],
+        }
+
+
+def counted_notes(counts: Mapping[str, int]) -> list[str]:
+    """What counts that are not 0 say of the numbers beside them."""
+    found, removed = counts["queries_without_results"], counts["self_retrieved_removed"]
+    notes = []
+    if found:
+        notes.append(f"{found} judged queries without results count 0")
+    if removed:
+        notes.append(f"{removed} documents that are the query itself were taken out of the rankings")
+    return notes
+
+
+def effectiveness_table(results: Sequence[Result], measures: Sequence[Mapping[str, float]], names: list[str]) -> str:
+    """One row a system, one column a measure."""
+    rows = [
+        [result.name, *(f"{values[name]:.4f}" for name in names)]
+        for result, values in zip(results, measures, strict=True)
     ]
-    title = f"{dataset.name}, {dataset.split} split: {len(dataset.qrels)} judged queries"
-    return "\n".join([title, "", *aligned([header, *rows], 1)])
+    return "\n".join(aligned([["system", *names], *rows], 1))
+
+
+def efficiency_table(results: Sequence[Result]) -> str:
+    """One row a system: times of a query, of its encoding and of the search for it (median, 99th percentile), building, sizes."""
+    header = [
+        "system", "query ms", "p99", "encode", "p99", "search", "p99",
+        "documents/s", "build s", "index MB", "peak MB", "documents", "postings", "vectors",
+    ]  # fmt: skip
+    rows = []
+    for result in results:
+        costs = result.efficiency
+        rows.append([
+            result.name, *times(costs.query_ms), *times(costs.encode_ms), *times(costs.search_ms),
+            number(costs.encode_documents_per_second, ",.0f"), number(costs.build_seconds, ".1f"),
+            megabytes(costs.index_bytes, ".1f"), megabytes(costs.peak_bytes, ",.0f"),
+            number(costs.documents, ",d"), number(costs.postings, ",d"), number(costs.vectors, ",d"),
+        ])  # fmt: skip
+    return "\n".join(aligned([header, *rows], 1))
+
+
+def times(latency: Latency | None) -> tuple[str, str]:
+    return (NOTHING, NOTHING) if latency is None else (f"{latency.p50:.2f}", f"{latency.p99:.2f}")
+
+
+def number(value: float | None, how: str) -> str:
+    return NOTHING if value is None else format(value, how)
+
+
+def megabytes(value: int | None, how: str) -> str:
+    return NOTHING if value is None else format(value / 1e6, how)
 
 
 def comparison_table(comparisons: Sequence[Comparison], measure: str) -> str:
@@ -102,6 +139,32 @@ def comparison_table(comparisons: Sequence[Comparison], measure: str) -> str:
     return "\n".join(
         [f"{measure} beside arms and first stages, paired t-test over queries", "", *aligned([header, *rows], 2)]
     )
+
+
+def summary_table(reports: Sequence[Report], measure: str) -> str:
+    """Of several data sets: one row a system, one column a data set, and the mean of those on which all systems were measured.
+
+    The parts of a data set (CQADupStack) enter as one: the mean of its parts.
+    """
+    columns: dict[str, dict[str, list[float]]] = {}  # column -> system -> values of its parts
+    for report in reports:
+        column = columns.setdefault(column_of(report.dataset), {})
+        for result, values in zip(report.results, report.measures, strict=True):
+            column.setdefault(result.name, []).append(values[measure])
+    systems = list(dict.fromkeys(result.name for report in reports for result in report.results))
+    means = {name: {system: sum(of) / len(of) for system, of in column.items()} for name, column in columns.items()}
+    rows = []
+    for system in systems:
+        own = [mean.get(system) for mean in means.values()]
+        known = [value for value in own if value is not None]
+        mean = sum(known) / len(known) if len(known) == len(own) else None
+        rows.append([system, *(number(value, ".4f") for value in own), number(mean, ".4f")])
+    return "\n".join([measure, "", *aligned([["system", *columns, "mean"], *rows], 1)])
+
+
+def column_of(dataset: Dataset) -> str:
+    name = dataset.part_of or dataset.name
+    return name if dataset.split == "test" else f"{name} {dataset.split}"
 
 
 def aligned(rows: Sequence[Sequence[str]], num_left: int) -> list[str]:

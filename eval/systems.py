@@ -2,142 +2,170 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.datasets import Dataset
-from eval.latency import Latency, measure_latency, timed
-from eval.measures import Run
-from eval.reranking import Reranking
+from eval.latency import QueryTimes, measure_latency, timed
+from eval.measures import Run, without_self
+from eval.memory import peak_bytes, reset_peak
+from index.documents import Document
 from index.errors import WinnowError
-from index.options import WeightImpacts
+from index.files import make_folders, remove_tree
+from index.placing import replace_file
 from retrieval import Retriever
-from retrieval.encoders.loading import WITHOUT_OPTIONS, split_names
+from retrieval.encoders.protocol import Encoder
 from retrieval.fusion import Fusion
 from retrieval.hits import Hits
-from retrieval.opened import IndexStatistics
 from retrieval.progress import progress as counted
+from retrieval.rerankers.protocol import Reranker
 from retrieval.tuning import Tuning
 
-LATENCY_K = 10
 RERANKED_WARM_UP = 2  # queries: a large model takes seconds for one
 FOLDS = 5  # of judged queries, where the same queries tune and test
+
+
+class Costs(NamedTuple):
+    """What building took."""
+
+    build_seconds: float  # reading, encoding and inverting the corpus
+    encode_seconds: float  # of these, text to vectors
+    peak_bytes: int  # of the process meanwhile
+
+    def and_of(self, other: Costs) -> Costs:
+        """Of two arms built one after the other."""
+        return Costs(
+            self.build_seconds + other.build_seconds,
+            self.encode_seconds + other.encode_seconds,
+            max(self.peak_bytes, other.peak_bytes),
+        )
 
 
 class Built(NamedTuple):
     """A retriever over the corpus."""
 
     retriever: Retriever
-    seconds: float  # reading, encoding and inverting the corpus
+    costs: Costs | None  # None of a saved one, which was built elsewhere
 
-    @classmethod
-    def of(
-        cls, model: str, dataset: Dataset, impacts: WeightImpacts | None, options: Mapping[str, Any], progress: bool
-    ) -> Built:
-        retriever = Retriever.from_pretrained(model, impacts=impacts, **options)
+
+class TimedEncoder:
+    """An encoder that notes how long documents take it."""
+
+    def __init__(self, encoder: Encoder):
+        self.encoder = encoder
+        self.seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.encoder, name)
+
+    def encode_documents(self, documents: Iterable[Document]) -> Any:
         started = time.perf_counter()
-        retriever.index(dataset.folder, progress=progress)
-        return cls(retriever, time.perf_counter() - started)
+        try:
+            return self.encoder.encode_documents(documents)
+        finally:
+            self.seconds += time.perf_counter() - started
 
 
-class Outcome(NamedTuple):
-    """All that one system gave on one data set."""
+def build(encoder: Encoder, dataset: Dataset, folder: Path | None, progress: bool) -> Built:
+    """An arm over the corpus, in memory, or in a folder, where one that was built before is opened again."""
+    if folder is not None and (noted := costs_file(folder)).is_file():
+        return Built(Retriever.from_folder(folder), Costs(**json.loads(noted.read_text(encoding="utf-8"))))
+    timed_encoder = TimedEncoder(encoder)
+    retriever = Retriever(timed_encoder)  # type: ignore[arg-type]
+    if folder is not None:
+        if folder.exists():
+            remove_tree(folder)  # half of one
+        make_folders(folder.parent)
+        retriever.save_pretrained(folder, progress=False)
+    reset_peak()
+    started = time.perf_counter()
+    retriever.index(dataset.folder, progress=progress)
+    costs = Costs(time.perf_counter() - started, timed_encoder.seconds, peak_bytes())
+    if folder is not None:
+        replace_file(costs_file(folder), json.dumps(costs._asdict()).encode())
+    return Built(retriever, costs)
 
-    system: str
+
+def costs_file(folder: Path) -> Path:
+    """Beside a folder; it is there once the folder is whole."""
+    return folder.with_name(f"{folder.name}.costs")
+
+
+def together(parts: Sequence[Built]) -> Built:
+    """Arms over one corpus as one retriever."""
+    if len(parts) == 1:
+        return parts[0]
+    costs = parts[0].costs
+    for part in parts[1:]:
+        costs = None if costs is None or part.costs is None else costs.and_of(part.costs)
+    return Built(Retriever.joined(*(part.retriever for part in parts)), costs)
+
+
+class Answers(NamedTuple):
+    """What a system gave for the queries of a data set."""
+
     run: Run
-    latency: (
-        Latency  # of `Retriever.search(query, k=10)`: encoding, search, fusion, stored fields, and all of the reranking
-    )
-    indexed: IndexStatistics
-    build_seconds: float
-    parts: tuple[str, ...] = ()  # the systems that it is made of: its arms, where there are several, or its first stage
-    tuning: Tuning | None = None
+    times: QueryTimes
+    num_self: int  # documents that were taken out of the run because they are the query
 
 
-def arms_of(systems: Iterable[str]) -> list[str]:
-    """The models of all systems, each once."""
-    return list(dict.fromkeys(model for system in systems for model in split_names(system)))
-
-
-def options_of(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of one model: what is said of all that have options, then what is said of it by name."""
-    own = options.get(model, {})
-    of_all = (
-        {}
-        if model in WITHOUT_OPTIONS
-        else {name: value for name, value in options.items() if not isinstance(value, Mapping)}
-    )
-    return {**of_all, **own}
-
-
-def built_together(system: str, built: Mapping[str, Built]) -> Built:
-    """The arms of a system as one retriever."""
-    own = [built[model] for model in split_names(system)]
-    if len(own) == 1:
-        return own[0]
-    return Built(Retriever.joined(*(one.retriever for one in own)), sum(one.seconds for one in own))
-
-
-def measured(
-    name: str,
-    built: Built,
-    dataset: Dataset,
-    depth: int,
-    *,
-    fusion: Fusion | None = None,
-    parts: Sequence[str] = (),
-    tuning: Tuning | None = None,
-) -> Outcome:
+def answers(retriever: Retriever, dataset: Dataset, depth: int, fusion: Fusion | None) -> Answers:
     """The ranking of `depth` documents for each query, and how long a search takes."""
-    retriever, seconds = built
-    run, texts = ranked(retriever, dataset, depth, fusion), list(dataset.queries.values())
-    latency = measure_latency(lambda text: retriever.search(text, k=LATENCY_K, fusion=fusion), texts)
-    return Outcome(name, run, latency, retriever.statistics(), seconds, tuple(parts), tuning)
+    run, num_self = ranked(retriever, dataset, depth, fusion)
+    return Answers(run, measure_latency(retriever, list(dataset.queries.values()), fusion), num_self)
 
 
-def reranked(
-    reranking: Reranking,
-    first: Outcome,
-    built: Built,
-    dataset: Dataset,
+def reranked_answers(
+    retriever: Retriever,
+    reranker: Reranker,
     depth: int,
+    dataset: Dataset,
+    most: int,
     fusion: Fusion | None,
     progress: bool,
-) -> Outcome:
-    """The documents of a first stage in the order of a reranker. Each query is reranked once, so that the run and the latency are of the
-    same searches.
+) -> Answers:
+    """The best `depth` documents of the first stage in the order of a reranker. Each query is reranked once, so that the run and the
+    latency are of the same searches.
 
-    depth  documents in the run, at most those that are reranked
+    most  documents in the run, at most those that are reranked
     """
-    name = f"{reranking.written}{first.system.removeprefix(reranking.first)}"  # how arms are fused follows both alike
-    k = min(depth, reranking.depth)
+    texts, k = list(dataset.queries.values()), min(most, depth)
 
     def search(text: str) -> Hits:
-        return built.retriever.search(
-            text, k=k, fusion=fusion, rerank=reranking.reranker, depth=reranking.depth, stored=False
-        )
+        return retriever.search(text, k=k, fusion=fusion, rerank=reranker, depth=depth, stored=False)
 
-    texts = list(dataset.queries.values())
-    latency, found = timed(
-        search,
-        texts,
-        RERANKED_WARM_UP,
-        lambda given: counted(given, total=len(given), doing="reranking", unit="queries", shown=progress),
-    )
-    run = {query: {hit.doc_id: hit.score for hit in hits} for query, hits in zip(dataset.queries, found, strict=True)}
-    return Outcome(name, run, latency, built.retriever.statistics(), built.seconds, (first.system,))
+    def shown(given: Sequence[str]) -> Iterable[str]:
+        return counted(given, total=len(given), doing="reranking", unit="queries", shown=progress)
+
+    latency, found = timed(search, texts, RERANKED_WARM_UP, shown)
+    run, num_self = as_run(dataset, found, k)
+    return Answers(run, QueryTimes(latency), num_self)
 
 
-def ranked(retriever: Retriever, dataset: Dataset, depth: int, fusion: Fusion | None) -> dict[str, dict[str, float]]:
-    """The best `depth` documents of each query, with their scores."""
-    found = retriever.search_batch(dataset.queries.values(), k=depth, fusion=fusion, stored=False)
-    return {query: {hit.doc_id: hit.score for hit in hits} for query, hits in zip(dataset.queries, found, strict=True)}
+def ranked(retriever: Retriever, dataset: Dataset, depth: int, fusion: Fusion | None) -> tuple[Run, int]:
+    """The best `depth` documents of each query, with their scores; and how many were taken out because they are the query."""
+    k = depth + 1 if dataset.removes_self else depth
+    found = retriever.search_batch(dataset.queries.values(), k=k, fusion=fusion, stored=False)
+    return as_run(dataset, found, depth)
 
 
-def tuned_on(built: Built, judged: Dataset, depth: int, measure: str, progress: bool) -> Tuning:
+def as_run(dataset: Dataset, found: Iterable[Hits], depth: int) -> tuple[Run, int]:
+    """Hits by the ids of queries, cut to `depth`, without documents that are the query itself if the data set wants that."""
+    run: Run = {
+        query: {hit.doc_id: hit.score for hit in hits} for query, hits in zip(dataset.queries, found, strict=True)
+    }
+    num_self = 0
+    if dataset.removes_self:
+        run, num_self = without_self(run)
+        run = {query: dict(list(documents.items())[:depth]) for query, documents in run.items()}
+    return run, num_self
+
+
+def tuned_on(retriever: Retriever, judged: Dataset, depth: int, measure: str, progress: bool) -> Tuning:
     """How the queries of another split want the arms fused; the retriever stays as it is."""
-    retriever = built.retriever
     before, retriever.fusion = retriever.fusion, Fusion(depth=depth)
     try:
         return retriever.tune(judged.queries, judged.qrels, measure=measure, progress=progress)
@@ -145,16 +173,21 @@ def tuned_on(built: Built, judged: Dataset, depth: int, measure: str, progress: 
         retriever.fusion = before
 
 
-def cross_validated(built: Built, dataset: Dataset, depth: int, measure: str, progress: bool) -> Run:
+def cross_validated(
+    retriever: Retriever, dataset: Dataset, depth: int, measure: str, progress: bool
+) -> tuple[Run, int]:
     """A run in which each query is answered as the queries of the other folds want it, so that none tunes what it tests."""
     queries = list(dataset.queries)
     if len(queries) < 2 * FOLDS:
         raise WinnowError(
             f"{dataset.name} has {len(queries)} judged queries, too few for {FOLDS} folds; tune on another split."
         )
-    run: dict[str, dict[str, float]] = {}
+    run: dict[str, Mapping[str, float]] = {}
+    num_self = 0
     for fold in range(FOLDS):
         others = [query for number, query in enumerate(queries) if number % FOLDS != fold]
-        fusion = tuned_on(built, dataset.of_queries(others), depth, measure, progress).fusion
-        run |= ranked(built.retriever, dataset.of_queries(queries[fold::FOLDS]), depth, fusion)
-    return {query: run[query] for query in queries}
+        fusion = tuned_on(retriever, dataset.of_queries(others), depth, measure, progress).fusion
+        found, removed = ranked(retriever, dataset.of_queries(queries[fold::FOLDS]), depth, fusion)
+        run |= found
+        num_self += removed
+    return {query: run[query] for query in queries}, num_self

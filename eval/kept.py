@@ -1,0 +1,83 @@
+"""Results of cells, kept in a folder, so that a run that was killed goes on and a finished cell is not computed again.
+
+    FOLDER/scifact.test/bm25-1a2b3c4d.json   what came of the cell, and the key of all that it depends on
+    FOLDER/scifact.test/bm25-1a2b3c4d.run    its run, at full precision: other measures need no other run
+    FOLDER/scifact.test/indexes/             arms while they are needed
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from eval.cells import Cell, Result
+from eval.datasets import Dataset
+from eval.experiment import Settings, slug
+from eval.provenance import code_fingerprint, dataset_fingerprint, models_fingerprint
+from eval.runs import read_run, write_run
+from index.errors import WinnowError
+from index.files import make_folders, remove_tree
+from index.placing import replace_file
+
+
+class KeptResults:
+    """The cells of one split of one data set."""
+
+    def __init__(self, dataset: Dataset, settings: Settings, folder: Path | None):
+        """
+        folder  of all data sets; None: nothing is kept
+        """
+        self.dataset = dataset
+        self.folder = None if folder is None else folder / f"{dataset.name}.{dataset.split}"
+        self.settings = settings
+        self.fingerprint = None if folder is None else dataset_fingerprint(dataset)
+
+    def key(self, cell: Cell) -> str:
+        """Of all that the run of a cell depends on: code, options, models and data."""
+        by = {
+            "system": cell.name,
+            "depth": self.settings.depth,
+            "tuned by": self.settings.measure if cell.tune else None,
+            "self": self.dataset.removes_self,
+            "data": self.fingerprint,
+            "models": models_fingerprint(cell.system),
+            "code": code_fingerprint(),
+        }
+        return sha256(json.dumps(by).encode()).hexdigest()[:32]
+
+    def find(self, cell: Cell) -> Result | None:
+        """What came of the cell; None where nothing is kept, or of other code, options or data."""
+        if self.folder is None:
+            return None
+        try:
+            kept = json.loads(self.path(cell, "json").read_text(encoding="utf-8"))
+            if kept["key"] != self.key(cell):
+                return None
+            return Result.of_json(cell, read_run(self.path(cell, "run")), kept)
+        except (OSError, ValueError, KeyError, TypeError, WinnowError):  # none, or not ours, or half of one
+            return None
+
+    def keep(self, result: Result, measures: Mapping[str, float]) -> None:
+        """The run first: what the JSON file describes is there."""
+        if self.folder is None:
+            return
+        make_folders(self.folder)
+        write_run(self.path(result.cell, "run"), result.run, slug(result.name))
+        kept = {"key": self.key(result.cell), **result.as_json(self.dataset, measures)}
+        replace_file(self.path(result.cell, "json"), (json.dumps(kept, indent=1) + "\n").encode())
+
+    @property
+    def indexes(self) -> Path | None:
+        """Where arms are while they are needed. Their key is in the name: other code builds its own."""
+        return None if self.folder is None else self.folder / "indexes" / f"{self.fingerprint}-{code_fingerprint()}"
+
+    def forget_indexes(self) -> None:
+        """Nobody needs them once all cells are there."""
+        if self.folder is not None and (self.folder / "indexes").exists():
+            remove_tree(self.folder / "indexes")
+
+    def path(self, cell: Cell, kind: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{slug(cell.name)}.{kind}"
