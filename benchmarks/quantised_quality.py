@@ -13,11 +13,12 @@ from pathlib import Path
 from protocol import NUM_TERMS, load_documents, load_queries, record
 from sparse_search import environment
 
-from eval.datasets import load_dataset, one_of, read_queries
+from eval.datasets import load_dataset
 from eval.measures import measure_run
 from index.inverted import InvertedIndex
 from index.options import InvertedIndexOptions
 from kernels.cpu.sparse import SparseRows
+from retrieval.beir_folder import one_of, read_queries
 from retrieval.corpus import read_corpus
 
 DEPTH = 100

@@ -23,7 +23,6 @@ import numpy as np
 from protocol import Query, save_queries
 from truth import write_truth
 
-from eval.datasets import one_of, read_queries
 from index.arm_segments import Statistics
 from index.arms import SparseArm
 from index.documents import Document
@@ -31,6 +30,7 @@ from index.inverted import InvertedIndex
 from index.options import InvertedIndexOptions
 from index.vectors import concatenate
 from kernels.cpu.sparse import SparseRows
+from retrieval.beir_folder import one_of, read_queries
 from retrieval.corpus import lines_of, read_corpus
 from retrieval.encoders.mini import mini
 from retrieval.progress import progress

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from index.documents import Document
 from index.errors import CorpusError, WinnowError
-from retrieval.corpus import FieldNames, as_document, lines_of, read_jsonl, records_of
+from retrieval.corpus import FieldNames, as_document, lines_of, records_of
 
 RELEVANCE = re.compile(r" *-?[0-9]{1,9} *")  # int() would take other scripts' digits and underscores
 
@@ -45,12 +45,19 @@ def documents_in(path: Path) -> Iterator[tuple[str, Document]]:
 
 
 def read_queries(path: Path) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for query in read_jsonl(path, FieldNames()):
-        if query.doc_id in texts:
-            raise CorpusError(f"{path} has the query id {query.doc_id!r:.60} twice; give each query its own id.")
-        texts[query.doc_id] = query.text
-    return texts
+    """Query id -> text. Raises CorpusError as `queries_in` does."""
+    return {query: text for _, query, text in queries_in(path)}
+
+
+def queries_in(path: Path) -> Iterator[tuple[str, str, str]]:
+    """(file:line, id, text) of each query. Raises CorpusError for an id that occurs twice and for what is no query."""
+    seen = set()
+    for where, record in records_of(path):
+        query = as_document(record, where, FieldNames())
+        if query.doc_id in seen:
+            raise CorpusError(f"{where} has the query id {query.doc_id!r:.60} twice; give each query its own id.")
+        seen.add(query.doc_id)
+        yield where, query.doc_id, query.text
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:

@@ -3,7 +3,7 @@
 from fuzz.corpus_jsonl import BOM, compare
 from fuzz.watch import file_of, outcome, watched
 
-from eval.datasets import read_qrels
+from retrieval.beir_folder import read_qrels
 
 SEEDS = [
     b"query-id\tcorpus-id\tscore\n1\ta\t2\n1\tb\t0\n",

@@ -3,7 +3,7 @@
 from fuzz import corpus_jsonl
 from fuzz.watch import file_of, outcome, watched
 
-from eval.datasets import read_queries
+from retrieval.beir_folder import read_queries
 
 SEEDS = [*corpus_jsonl.SEEDS, b'{"_id": "1", "text": "one"}\n{"_id": "1", "text": "two"}\n']
 

@@ -1,12 +1,8 @@
-import functools
-import http.server
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -222,46 +218,9 @@ def test_eval_finds_a_bad_request_before_the_long_work(beir_folder, capsys):
         assert message in failure(capsys, arguments, eval_main)
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A web server on this machine in the place of the public one; serves files put under the folder it returns."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    address = ("127.0.0.1", 0)
-    server = http.server.ThreadingHTTPServer(address, functools.partial(Handler, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr("eval.datasets.CACHE", tmp_path / "cache")
-    monkeypatch.setattr("eval.datasets.DOWNLOAD", f"http://127.0.0.1:{server.server_port}/{{name}}.zip")
-    yield folder
-    server.shutdown()
-
-
-def test_a_public_data_set_is_downloaded_once(beir_folder, server, capsys):
-    shutil.make_archive(server / "tiny", "zip", beir_folder.parent, "tiny")
-    arguments = ["--dataset", "tiny", "--system", "bm25", "--no-progress"]
-    assert eval_main(arguments) == 0
-    first = capsys.readouterr().out
-    (server / "tiny.zip").unlink()
-    assert eval_main(arguments) == 0
-    assert first.splitlines()[0] == capsys.readouterr().out.splitlines()[0] == "tiny, test split: 2 judged queries"
-
-
-def test_a_broken_download_is_not_kept(beir_folder, server, capsys):
-    (server / "tiny.zip").write_bytes(b"half a file")
-    assert eval_main(["--dataset", "tiny", "--system", "bm25", "--no-progress"]) == 1
-    assert "'tiny' could not be downloaded (BadZipFile)" in capsys.readouterr().err
-    shutil.make_archive(server / "tiny", "zip", beir_folder.parent, "tiny")
-    assert eval_main(["--dataset", "tiny", "--system", "bm25", "--no-progress"]) == 0
-
-
 def test_a_download_without_a_network_is_one_sentence(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("eval.datasets.CACHE", tmp_path)
-    monkeypatch.setattr("eval.datasets.DOWNLOAD", "http://127.0.0.1:9/{name}.zip")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("eval.datasets.downloading.ADDRESS", "http://127.0.0.1:9/{name}.zip")
     err = failure(capsys, ["--dataset", "scifact", "--system", "bm25"], eval_main)
     assert "data set 'scifact' could not be downloaded" in err
     assert "give a local folder with --data" in err
