@@ -74,7 +74,9 @@ def test_the_means_are_the_published_ones(line, published):
 def test_every_system_of_the_means_is_there_and_every_other_one_has_a_figure(published):
     listed = {line.split("|")[0].strip() for line in MEANS.strip().splitlines()}
     assert listed < {anchor.system for anchor in published.anchors}
-    assert {"SPLADE-v3-doc", "OpenSearch doc-v1", "LACONIC-1B"} < {anchor.system for anchor in published.anchors} - listed
+    assert {"SPLADE-v3-doc", "OpenSearch doc-v1", "LACONIC-1B"} < {
+        anchor.system for anchor in published.anchors
+    } - listed
 
 
 def test_means_have_the_number_of_data_sets_in_their_name(published):
