@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from eval.reproduction.efficiency import BUILD, INDEX, QUERY, as_text
 
 if TYPE_CHECKING:
     from eval.reproduction.cells import Place
@@ -26,7 +28,7 @@ def as_markdown(matrix: Matrix) -> str:
 def own_tables(matrix: Matrix) -> str:
     """Those of the data sets at which we have values; published systems stand there too."""
     measure = matrix.measures[0]
-    head = ["system", *(cell(matrix.labels[place]) for place in matrix.own_places)]
+    head = ["system", *(plain(matrix.labels[place]) for place in matrix.own_places)]
     rows = [
         [name_of(row), *(value(row.entries.get(place), measure) for place in matrix.own_places)]
         for row in matrix.rows
@@ -40,15 +42,12 @@ def place_table(matrix: Matrix, place: Place) -> str:
     """Our systems on one data set: every measure, time and space, and the command of each."""
     own = [row.entries[place] for row in matrix.rows if not row.is_published and place in row.entries]
     measures = [name for name in matrix.measures if any(name in entry.values for entry in own)]
-    head = ["system", *measures, "query ms p50", "p99", "index MB", "build s", "command"]
+    head = ["system", *measures, *(figure.label for figure in (*QUERY, INDEX, BUILD)), "command"]
     rows = [
         [
             code(entry.system),
             *(value(entry, measure) for measure in measures),
-            number(entry, "query_ms", "p50"),
-            number(entry, "query_ms", "p99"),
-            number(entry, "index_bytes", scale=1e-6),
-            number(entry, "build_seconds"),
+            *(as_text(figure.of(entry.result)) for figure in (*QUERY, INDEX, BUILD)),
             code(entry.result.get("command") or ""),
         ]
         for entry in own
@@ -56,7 +55,7 @@ def place_table(matrix: Matrix, place: Place) -> str:
     queries = next((entry.result["queries"] for entry in own if entry.result.get("queries")), None)
     title = f"## {matrix.labels[place]}" + (f", {queries} queries" if queries else "")
     said = [
-        f"- {code(entry.system)}: {line(problem)}" for entry in own for problem in entry.result.get("problems") or ()
+        f"- {code(entry.system)}: {plain(problem)}" for entry in own for problem in entry.result.get("problems") or ()
     ]
     return "\n\n".join([title, table(head, rows), *(["\n".join(said)] if said else [])])
 
@@ -71,15 +70,15 @@ def published_table(matrix: Matrix, source: Source) -> str:
         for place in matrix.places
         if any(place in row.entries and is_of(source, row.entries[place]) for row in rows)
     ]
-    head = [" / ".join(source.measures), *(cell(row.system) for row in rows)]
+    head = [" / ".join(source.measures), *(plain(row.system) for row in rows)]
     lines = [
-        [cell(matrix.labels[place]), *(published_value(source, row.entries.get(place)) for row in rows)]
+        [plain(matrix.labels[place]), *(published_value(source, row.entries.get(place)) for row in rows)]
         for place in places
     ]
     return "\n\n".join(
         [
-            f"## Published: {line(source.project)}",
-            f"From {line(source.where)}. {line(source.under)}.",
+            f"## Published: {plain(source.project)}",
+            f"From {plain(source.where)}; measured under: {plain(source.under)}.",
             table(head, lines),
         ]
     )
@@ -100,7 +99,7 @@ def published_value(source: Source, entry: Entry | None) -> str:
 
 
 def name_of(row: Row) -> str:
-    return f"{cell(row.system)} (published)" if row.is_published else code(row.system)
+    return f"{plain(row.system)} (published)" if row.is_published else code(row.system)
 
 
 def value(entry: Entry | None, measure: str) -> str:
@@ -113,26 +112,14 @@ def value(entry: Entry | None, measure: str) -> str:
     return text if shift is None else f"{text} (moved, expected {shift.expected:.4f})"
 
 
-def number(entry: Entry, *keys: str, scale: float = 1) -> str:
-    """A figure of its efficiency; empty where it means nothing."""
-    found: Any = entry.result.get("efficiency")
-    for key in keys:
-        found = (found or {}).get(key)
-    return "" if found is None else f"{found * scale:,.2f}" if found * scale < 10 else f"{found * scale:,.1f}"
-
-
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines: Iterator[Sequence[str]] = iter([head, ["---"] * len(head), *rows])
-    return "\n".join("| " + " | ".join(line).replace("|  |", "| |") + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def line(text: str) -> str:
+def plain(text: str) -> str:
     """Text of others on one line, with nothing in it that Markdown or HTML would take for itself."""
     return re.sub(r"([\\`*_{}\[\]<>#|&~])", r"\\\1", " ".join(text.split()))
-
-
-def cell(text: str) -> str:
-    return line(text)
 
 
 def code(text: str) -> str:
