@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eval.datasets import Dataset
+    from pathlib import Path
+
+    from eval.datasets import Dataset, DatasetSpec
     from eval.report import Report
     from retrieval.written_system import WrittenSystem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from retrieval.encoders.written_options import add_option_argument
-
     source = parser.add_argument_group("data sets")
     source.add_argument(
         "--data", action="append", default=[], metavar="FOLDER",
@@ -46,17 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "index; a TOML file of systems; lucene:bm25; may be repeated",
     )  # fmt: skip
     systems.add_argument(
-        "--fusion", action="append", dest="fusions", metavar="HOW",
-        help="how arms are fused where a system does not say: min-max, z-score, theoretical-min, distribution, none, rrf, combsum, "
-        "combmnz, or one of them with /per-query; may be repeated (default: min-max)",
-    )  # fmt: skip
-    systems.add_argument(
         "--tune", metavar="SPLIT",
         help="also fuse with weights tuned on the queries of another split, as in --tune train; cv: on those of the split itself, "
         "cross-validated",
     )  # fmt: skip
-    add_option_argument(systems)
-    systems.add_argument("--impacts", choices=("u8", "u16", "f32"), help="how weights are stored (default: u8)")
     systems.add_argument("--depth", type=int, default=1000, help="documents ranked for each query (default: 1000)")
     results = parser.add_argument_group("results")
     results.add_argument(
@@ -97,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
     if arguments.reproduce:
         return reproduce(arguments, measures, settings, out)
-    cells = cells_of(systems_of(arguments), arguments.fusions or (), arguments.tune)
+    cells = cells_of(systems_of(arguments), arguments.tune)
     works = [Work(dataset, cells) for dataset in datasets_of(arguments)]
     reports = []
     for report in measure_all(works, settings, measures, out):
@@ -112,7 +105,6 @@ def run(arguments: argparse.Namespace) -> int:
 def systems_of(arguments: argparse.Namespace) -> list[WrittenSystem]:
     """What is written as systems, with the options that are given for all of them. Raises WinnowError."""
     from index.errors import WinnowError
-    from retrieval.encoders.written_options import parse_options
     from retrieval.written_system import WrittenSystem, read_systems
 
     if not arguments.systems:
@@ -120,23 +112,62 @@ def systems_of(arguments: argparse.Namespace) -> list[WrittenSystem]:
     systems: list[WrittenSystem] = []
     for written in arguments.systems:
         systems += read_systems(written).values() if written.endswith(".toml") else [WrittenSystem.of(written)]
-    options = parse_options(arguments.option)
-    if arguments.impacts is not None:
-        options["impacts"] = arguments.impacts
-    return [system.with_options(options) for system in dict.fromkeys(systems)]
+    return list(dict.fromkeys(systems))
 
 
 def datasets_of(arguments: argparse.Namespace) -> list[Dataset]:
     """Each split of each data set, those that are public downloaded. Raises WinnowError."""
     from pathlib import Path
 
-    from eval.datasets import download, load_dataset, named, parts_of
+    from eval.datasets import download, named, parts_of
+    from eval.datasets.specs import DEFAULT_SPLIT
     from index.errors import WinnowError
 
-    folders = [(Path(folder), None) for folder in arguments.data]
+    folders: list[tuple[Path, DatasetSpec | None]] = [(Path(folder), None) for folder in arguments.data]
     for spec in named(arguments.datasets) if arguments.datasets is not None else ():
         local = None if arguments.data_root is None else Path(arguments.data_root) / spec.name
         folders.append((local if local is not None and local.is_dir() else download(spec), spec))
     if not folders:
         raise WinnowError("there is no data set; give --data FOLDER, or --datasets NAME, as in --datasets scifact.")
-    ...
+    found: list[Dataset] = []
+    for folder, spec in folders:
+        for split in dict.fromkeys(arguments.splits or (DEFAULT_SPLIT if spec is None else spec.split,)):
+            found += parts_of(folder, split, spec)
+    if arguments.self_retrieval is not None:
+        found = [dataset._replace(removes_self=arguments.self_retrieval == "remove") for dataset in found]
+    return found
+
+
+def write_results(arguments: argparse.Namespace, reports: Sequence[Report]) -> None:
+    """As JSON, and as a page, where that is asked for."""
+    import json
+    from pathlib import Path
+
+    from eval.reproduction.matrix import Matrix
+    from eval.reproduction.page import write_page
+    from eval.reproduction.published import read_published
+    from index.placing import replace_file
+
+    found = [report.as_json() for report in reports]
+    cells = [cell for one in found for cell in one["cells"]]
+    if arguments.json is not None:
+        comparisons = [comparison for one in found for comparison in one["comparisons"]]
+        whole = {"cells": cells, "comparisons": comparisons}
+        replace_file(Path(arguments.json), (json.dumps(whole, indent=2) + "\n").encode())
+    if arguments.html is not None:
+        write_page(arguments.html, Matrix.of([], cells, read_published()))
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        from index.errors import run_command
+    except ImportError as error:  # our own sentence about another package named `kernels`
+        sys.exit(f"eval.beir: {error}")
+    parser = argparse.ArgumentParser(prog="python -m eval.beir", description=__doc__)
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: run(arguments), program="eval.beir", debug=arguments.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,14 +13,27 @@ from typing import NamedTuple
 from eval.cells import CROSS_VALIDATED, Cell, Efficiency, Result
 from eval.datasets import Dataset
 from eval.latency import QueryTimes
-from eval.lucene import is_lucene, measure_lucene
+from eval.lucene.system import is_lucene, measure_lucene
 from eval.memory import peak_bytes, reset_peak
 from eval.provenance import code_fingerprint, commit, machine, today
-from eval.systems import Answers, Built, answers, build, cross_validated, opened, reranked_answers, together, tuned_on
+from eval.systems import (
+    Answers,
+    Built,
+    answers,
+    asked_for,
+    build,
+    cross_validated,
+    opened,
+    reranked_answers,
+    together,
+    tuned_on,
+    without_queries,
+)
 from retrieval.encoders.protocol import Encoder
 from retrieval.fusion import Fusion
 from retrieval.rerankers.loading import load_reranker
 from retrieval.rerankers.protocol import Reranker
+from retrieval.rerankers.stage import DEFAULT_DEPTH as DEFAULT_RERANKED
 from retrieval.written_system import WrittenSystem
 
 DEFAULT_DEPTH = 1000
@@ -99,12 +112,22 @@ class Experiment:
                 run, num_self = cross_validated(built.retriever, self.dataset, *settings)
                 found = found._replace(run=run, num_self=num_self)
         efficiency = Efficiency.of(built, found.times, peak_bytes())
-        return Result.of(cell, self.dataset, found, efficiency, self.provenance(cell), tuning)
+        problems = self.of_other_documents(built) if system.is_saved else ()
+        return Result.of(cell, self.dataset, found, efficiency, self.provenance(cell), tuning, problems)
+
+    def of_other_documents(self, built: Built) -> tuple[str, ...]:
+        """What is to be said of a saved index that does not hold as many documents as the corpus."""
+        held, documents = len(built.retriever), self.dataset.counts["documents"]
+        return () if held == documents else (f"the saved index holds {held:,} documents, the corpus {documents:,}.",)
 
     def of_lucene(self, cell: Cell) -> Result:
         """By Lucene, in a process of its own."""
         with TemporaryDirectory() as folder:
-            outcome = measure_lucene(str(cell.system), self.dataset, self.settings.depth, Path(folder), self.settings.progress)
+            outcome = measure_lucene(
+                str(cell.system), self.dataset, asked_for(self.dataset, self.settings.depth), Path(folder), self.settings.progress
+            )
+        has_own_words = outcome.encode_latency is None  # Lucene reads the query itself
+        times = QueryTimes(outcome.latency) if has_own_words else QueryTimes(None, outcome.encode_latency, outcome.latency)
         rate = outcome.documents / outcome.encode_seconds if outcome.encode_seconds else None
         efficiency = Efficiency(
             documents=outcome.documents,
@@ -113,11 +136,10 @@ class Experiment:
             build_seconds=outcome.build_seconds + outcome.encode_seconds,
             encode_documents_per_second=rate,
             peak_bytes=outcome.peak_bytes,
-            encode_ms=outcome.encode_latency,
-            search_ms=outcome.latency,
+            **times._asdict(),
         )
-        run, num_self = as_run(self.dataset, outcome.run, self.settings.depth)
-        return Result.of(cell, self.dataset, run, num_self, efficiency, self.provenance(cell))
+        run, num_self = without_queries(self.dataset, outcome.run, self.settings.depth)
+        return Result.of(cell, self.dataset, Answers(run, times, num_self), efficiency, self.provenance(cell))
 
     def provenance(self, cell: Cell) -> dict[str, str | None]:
         """Where the numbers of a cell come from."""

@@ -32,9 +32,9 @@ class Latency(NamedTuple):
 
 
 class QueryTimes(NamedTuple):
-    """Of `Retriever.search(query, k=10)`; None where a part of it was not timed."""
+    """Of `Retriever.search(query, k=10)`; None where that was not timed."""
 
-    query_ms: Latency  # all of it: encoding, search, fusion, stored fields, and all of the reranking
+    query_ms: Latency | None = None  # all of it: encoding, search, fusion, stored fields, and all of the reranking
     encode_ms: Latency | None = None  # the query as the arms search for it, one arm after another
     search_ms: Latency | None = None  # the search for an encoded query: arms, fusion, stored fields
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from eval.cells import CROSS_VALIDATED, Cell, Result
 from eval.comparison import compare_with_parts
-from eval.datasets import Dataset, load_dataset
+from eval.datasets import Dataset, load_dataset, missing_documents
 from eval.experiment import Experiment, Models, Settings
 from eval.kept import KeptResults
 from eval.measures import measure_run
@@ -25,17 +24,13 @@ class Work(NamedTuple):
     cells: Sequence[Cell]
 
 
-def cells_of(systems: Iterable[WrittenSystem], fusions: Sequence[str], tune: str | None) -> list[Cell]:
-    """Each system as it is measured, after the first stage that it reranks: one without a fusion of its own once for each of `fusions`,
-    and, of several arms, as `tune` has it."""
+def cells_of(systems: Iterable[WrittenSystem], tune: str | None) -> list[Cell]:
+    """Each system as it is written, after the first stage that it reranks; several arms without a fusion of their own also as `tune` has
+    them fused."""
     cells: dict[Cell, None] = {}
     for system in systems:
-        has_own = system.fusion is not None or len(system.arms) == 1
-        fused = [system] if has_own or not fusions else [replace(system, fusion=fusion) for fusion in fusions]
-        found = list(map(Cell, fused))
-        if tune is not None and len(system.arms) > 1 and system.fusion is None:
-            found.append(Cell(system, tune))
-        for cell in found:
+        is_tuned = tune is not None and len(system.arms) > 1 and system.fusion is None
+        for cell in [Cell(system), *([Cell(system, tune)] if is_tuned else [])]:
             cells[cell.first] = None
             cells[cell] = None
     return list(cells)
@@ -62,14 +57,22 @@ def measure_all(
         total=total, doing="measuring", unit="systems", first=total - len(pending), shown=settings.progress and total > 1
     ) as shown:
         for work, store, kept in zip(works, stores, found, strict=True):
-            experiment = Experiment(work.dataset, settings, models, judged_for(work), store.indexes)
+            dataset = work.dataset if all(kept.values()) else with_corpus_checked(work.dataset)
+            experiment = Experiment(dataset, settings, models, judged_for(work), store.indexes)
             for cell, result in kept.items():
                 if result is None:
                     kept[cell] = result = experiment.measured(cell, kept)
-                    store.keep(result, measure_run(work.dataset.qrels, result.run, measures))
+                    store.keep(result, measure_run(dataset.qrels, result.run, measures))
                     shown.update()
             store.forget_indexes()
-            yield report_of(work.dataset, [result for result in kept.values() if result is not None], measures)
+            yield report_of(dataset, [result for result in kept.values() if result is not None], measures)
+
+
+def with_corpus_checked(dataset: Dataset) -> Dataset:
+    """With what a pass over the corpus says of it. Raises CorpusError for an id that occurs twice and for what is no document."""
+    check = missing_documents(dataset)
+    counts = {"documents": check.documents or 0, "judged_documents_missing": len(check.missing)}
+    return dataset._replace(problems=(*dataset.problems, *check.problems), counts={**dataset.counts, **counts})
 
 
 def report_of(dataset: Dataset, results: list[Result], measures: Sequence[str]) -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,7 +133,7 @@ def reranked_answers(
 
     most  documents in the run, at most those that are reranked
     """
-    texts, k = list(dataset.queries.values()), min(most, depth)
+    texts, k = list(dataset.queries.values()), min(asked_for(dataset, most), depth)
 
     def search(text: str) -> Hits:
         return retriever.search(text, k=k, fusion=fusion, rerank=reranker, depth=depth, stored=False)
@@ -141,27 +142,33 @@ def reranked_answers(
         return counted(given, total=len(given), doing="reranking", unit="queries", shown=progress)
 
     latency, found = timed(search, texts, RERANKED_WARM_UP, shown)
-    run, num_self = as_run(dataset, found, k)
+    run, num_self = as_run(dataset, found, most)
     return Answers(run, QueryTimes(latency), num_self)
 
 
 def ranked(retriever: Retriever, dataset: Dataset, depth: int, fusion: Fusion | None) -> tuple[Run, int]:
     """The best `depth` documents of each query, with their scores; and how many were taken out because they are the query."""
-    k = depth + 1 if dataset.removes_self else depth
-    found = retriever.search_batch(dataset.queries.values(), k=k, fusion=fusion, stored=False)
+    found = retriever.search_batch(dataset.queries.values(), k=asked_for(dataset, depth), fusion=fusion, stored=False)
     return as_run(dataset, found, depth)
 
 
 def as_run(dataset: Dataset, found: Iterable[Hits], depth: int) -> tuple[Run, int]:
-    """Hits by the ids of queries, cut to `depth`, without documents that are the query itself if the data set wants that."""
-    run: Run = {
-        query: {hit.doc_id: hit.score for hit in hits} for query, hits in zip(dataset.queries, found, strict=True)
-    }
-    num_self = 0
-    if dataset.removes_self:
-        run, num_self = without_self(run)
-        run = {query: dict(list(documents.items())[:depth]) for query, documents in run.items()}
-    return run, num_self
+    """Hits by the ids of queries, as `without_queries` has them."""
+    run = {query: {hit.doc_id: hit.score for hit in hits} for query, hits in zip(dataset.queries, found, strict=True)}
+    return without_queries(dataset, run, depth)
+
+
+def without_queries(dataset: Dataset, run: Run, depth: int) -> tuple[Run, int]:
+    """The best `depth` documents, without those that are the query itself if the data set wants that; and how many these were."""
+    if not dataset.removes_self:
+        return run, 0
+    left, num_self = without_self(run)
+    return {query: dict(islice(documents.items(), depth)) for query, documents in left.items()}, num_self
+
+
+def asked_for(dataset: Dataset, depth: int) -> int:
+    """How many documents to find, so that `depth` are left."""
+    return depth + 1 if dataset.removes_self else depth
 
 
 def tuned_on(retriever: Retriever, judged: Dataset, depth: int, measure: str, progress: bool) -> Tuning:
