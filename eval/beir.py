@@ -21,7 +21,7 @@ LONGEST_NAME = 150  # of a run, which is also a file: a reranker may be called b
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from retrieval.encoders.written_options import add_option_argument
 
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()  # `run` asks for one, as `winnow eval score` does without
     source.add_argument("--data", metavar="FOLDER", help="a local BEIR folder: corpus.jsonl, queries.jsonl, qrels/")
     source.add_argument("--dataset", metavar="NAME", help="a public BEIR data set, downloaded once (scifact, ...)")
     parser.add_argument(
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which qrels to use; may be repeated (default: test)",
     )
     parser.add_argument(
-        "--system", action="append", required=True, dest="systems", metavar="NAME",
+        "--system", action="append", dest="systems", metavar="NAME",
         help="bm25, winnow-mini, minilm, a name of docs/models.md, or several with + between them, which are fused; any of these reranked, as in "
         "bm25,rerank=blockrank:MODEL,depth=100 (also cross-encoder: and icr:; further NAME=VALUE are options of the reranker); may be repeated",
     )  # fmt: skip
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--measure", action="append", dest="measures", metavar="NAME",
-        help="any ir_measures name; may be repeated (default: nDCG@10, R@100, MRR@10)",
+        help="any ir_measures name; may be repeated (default: nDCG@10, R@100, R@1000, MRR@10, MAP, P@10)",
     )  # fmt: skip
     add_option_argument(parser)
     parser.add_argument("--impacts", choices=("u8", "u16", "f32"), help="how weights are stored (default: u8)")
@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from retrieval.encoders.loading import load_encoder
     from retrieval.encoders.written_options import parse_options
 
+    check_asked(arguments)
     options = parse_options(arguments.option)
     # everything that can be wrong in the request is found before the long work
     written = [WrittenSystem.of(system) for system in dict.fromkeys(arguments.systems)]
@@ -109,6 +110,16 @@ def run(arguments: argparse.Namespace) -> int:
         whole = reports[0] if len(reports) == 1 else {"reports": reports}
         Path(arguments.json).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def check_asked(arguments: argparse.Namespace) -> None:
+    """Raise WinnowError where no data set or no system is named."""
+    from index.errors import WinnowError
+
+    if not (arguments.data or arguments.dataset):
+        raise WinnowError("no data set is given; name one with --data FOLDER or --dataset NAME.")
+    if not arguments.systems:
+        raise WinnowError("no system is given; name one with --system, as in --system bm25.")
 
 
 def check_tuning(tune: str | None, systems: Sequence[WrittenSystem]) -> None:
