@@ -1,17 +1,21 @@
-"""Is a fusion better than each of its arms, or is it chance? Paired over queries."""
+"""Is one system better than another, or is it chance? Paired over queries: parts beside their whole, runs beside a baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from eval.measures import Run, measure_queries
-from eval.systems import Outcome
-from retrieval.significance import PairedGain, paired_gain
+from eval.measures import measure_queries
+from eval.significance import CORRECTIONS, bootstrap_interval, holm, randomisation_test
+from retrieval.significance import ROUNDING, PairedGain, paired_gain
+
+if TYPE_CHECKING:
+    from eval.systems import Outcome
 
 CONFIDENCE = 0.95
+ByQuery = Mapping[str, float]  # query id -> value of a measure
 
 
 class Comparison(NamedTuple):
@@ -24,38 +28,75 @@ class Comparison(NamedTuple):
     queries: tuple[int, int, int]  # on which it is better, equal, worse
 
 
+class RunComparison(NamedTuple):
+    """A run beside the baseline by one measure, on the same queries."""
+
+    measure: str
+    run: str
+    baseline: str
+    gain: PairedGain  # the mean difference, Student's interval, the p value of the paired t-test
+    bootstrap: tuple[float, float]  # the interval by resampling queries
+    p_randomisation: float  # Fisher's
+    p_corrected: float  # of the t-test, for all runs that are compared by this measure
+    p_randomisation_corrected: float
+    queries: tuple[int, int, int]  # on which it is better, equal, worse
+    differences: dict[str, float]  # by query, as the judgments have them
+
+
+def compare_runs(
+    values: Mapping[str, Mapping[str, ByQuery]], baseline: str, measures: Sequence[str], correction: str = "holm"
+) -> list[RunComparison]:
+    """Every other run beside the baseline, by each measure. The tests of one measure are corrected together, each kind of test by
+    itself: who looks at several measures decides before which of them counts.
+
+    values      run -> measure -> query -> value, of `eval.measures.measure_queries` on the same judgments
+    correction  a name of `eval.significance.CORRECTIONS`
+    """
+    compared = []
+    for measure in measures:
+        before = values[baseline][measure]
+        found = [beside(measure, run, baseline, own[measure], before) for run, own in values.items() if run != baseline]
+        of_t = CORRECTIONS[correction]([one.gain.p_value for one in found])
+        of_randomisation = CORRECTIONS[correction]([one.p_randomisation for one in found])
+        compared += [
+            one._replace(p_corrected=p, p_randomisation_corrected=q)
+            for one, p, q in zip(found, of_t, of_randomisation, strict=True)
+        ]
+    return compared
+
+
+def beside(measure: str, run: str, baseline: str, values: ByQuery, before: ByQuery) -> RunComparison:
+    """One comparison, its p values not yet corrected."""
+    differences = paired(values, before)
+    gain, p = paired_gain(differences, CONFIDENCE), randomisation_test(differences)
+    by_query = dict(zip(before, differences.tolist(), strict=True))
+    interval = bootstrap_interval(differences, CONFIDENCE)
+    return RunComparison(
+        measure, run, baseline, gain, interval, p, gain.p_value, p, better_equal_worse(differences), by_query
+    )
+
+
 def compare_with_parts(
     qrels: Mapping[str, Mapping[str, int]], outcomes: Sequence[Outcome], measure: str
 ) -> list[Comparison]:
     """Every system beside each of its parts that is among the outcomes, arms or a first stage, by the paired t-test."""
-    by_query = {outcome.system: np.array(list(in_order(qrels, outcome.run, measure))) for outcome in outcomes}
+    by_query = {outcome.system: measure_queries(qrels, outcome.run, [measure])[measure] for outcome in outcomes}
     pairs = [(one.system, part) for one in outcomes for part in one.parts if part in by_query]
-    gains = [paired_gain(by_query[system] - by_query[part], CONFIDENCE) for system, part in pairs]
+    differences = [paired(by_query[system], by_query[part]) for system, part in pairs]
+    gains = [paired_gain(own, CONFIDENCE) for own in differences]
     adjusted = holm([gain.p_value for gain in gains])
     return [
-        Comparison(system, part, gain, p, better_equal_worse(by_query[system] - by_query[part]))
-        for (system, part), gain, p in zip(pairs, gains, adjusted, strict=True)
+        Comparison(system, part, gain, p, better_equal_worse(own))
+        for (system, part), gain, p, own in zip(pairs, gains, adjusted, differences, strict=True)
     ]
 
 
-def in_order(qrels: Mapping[str, Mapping[str, int]], run: Run, measure: str) -> list[float]:
-    values = measure_queries(qrels, run, measure)
-    return [values[query] for query in qrels]
+def paired(values: ByQuery, before: ByQuery) -> np.ndarray:
+    """float64 [queries], in the order of `before`: what each query gained; 0 where rounding is all of it."""
+    differences = np.array([values[query] - before[query] for query in before])
+    return np.where(np.abs(differences) < ROUNDING, 0.0, differences)
 
 
 def better_equal_worse(differences: np.ndarray) -> tuple[int, int, int]:
     better, worse = int(np.count_nonzero(differences > 0)), int(np.count_nonzero(differences < 0))
     return better, len(differences) - better - worse, worse
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Scandinavian Journal of Statistics, 1979).
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, p_values[i] * (len(p_values) - rank)))
-        adjusted[i] = largest
-    return adjusted
