@@ -105,14 +105,11 @@ def run(arguments: argparse.Namespace) -> int:
 def systems_of(arguments: argparse.Namespace) -> list[WrittenSystem]:
     """What is written as systems, with the options that are given for all of them. Raises WinnowError."""
     from index.errors import WinnowError
-    from retrieval.written_system import WrittenSystem, read_systems
+    from retrieval.system_files import named_systems
 
     if not arguments.systems:
         raise WinnowError("there is no system to measure; give one or more, as in --system bm25 --system bm25+minilm.")
-    systems: list[WrittenSystem] = []
-    for written in arguments.systems:
-        systems += read_systems(written).values() if written.endswith(".toml") else [WrittenSystem.of(written)]
-    return list(dict.fromkeys(systems))
+    return list(dict.fromkeys(system for written in arguments.systems for system in named_systems(written).values()))
 
 
 def datasets_of(arguments: argparse.Namespace) -> list[Dataset]:
