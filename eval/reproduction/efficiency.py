@@ -17,8 +17,8 @@ class Figure(NamedTuple):
     def of(self, result: Result) -> float | None:
         """None where it means nothing or was not measured.
 
-        >>> Figure("index MB", ("index_bytes",), 1e-6).of({"efficiency": {"index_bytes": 4_900_000}})
-        4.9
+        >>> Figure("index MB", ("index_bytes",), 1e-6).of({"efficiency": {"index_bytes": 4_000_000}})
+        4.0
         """
         found: Any = result.get("efficiency")
         for key in self.keys:

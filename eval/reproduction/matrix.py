@@ -59,8 +59,12 @@ class Shift(NamedTuple):
         return self.difference is None or not abs(self.difference) <= self.tolerance + ROUNDING
 
     def __str__(self) -> str:
-        now = "was not measured" if self.measured is None else f"is {self.measured:.4f} ({self.difference:+.4f})"
-        return f"{self.measure} of {self.system} on {self.place.label} {now}, expected {self.expected:.4f} within {self.tolerance:g}"
+        # a count of queries is whole, a measure is not
+        value, change = ("d", "+d") if self.measure == "queries" else (".4f", "+.4f")
+        now = "was not measured"
+        if self.measured is not None:
+            now = f"is {self.measured:{value}} ({self.difference:{change}})"
+        return f"{self.measure} of {self.system} on {self.place.label} {now}, expected {self.expected:{value}} within {self.tolerance:g}"
 
 
 def shifts(expected: Result, measured: Result, tolerances: Tolerances) -> list[Shift]:
@@ -169,7 +173,8 @@ class Matrix(NamedTuple):
 
 
 def in_usual_order(measures: set[str]) -> tuple[str, ...]:
-    return (*(name for name in MEASURES if name in measures), *sorted(measures - set(MEASURES)))
+    """At least one, so that there is something to show even where nothing was measured."""
+    return (*(name for name in MEASURES if name in measures), *sorted(measures - set(MEASURES))) or MEASURES[:1]
 
 
 def own_rows(expected: Sequence[Result], measured: Sequence[Result], tolerances: Tolerances) -> list[Row]:

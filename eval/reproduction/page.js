@@ -39,8 +39,9 @@ function show() {
   for (const cell of document.querySelectorAll(".scroll [data-v]")) {
     const text = cell.dataset.v.split("|")[measure] ?? "";
     (cell.querySelector("a") ?? cell).textContent = text;
-    cell.dataset.k = text;
-    if (cell.classList.contains("value")) cell.style.setProperty("--length", `${100 * Number(text)}%`);
+    const isValue = text !== "" && text !== "-";
+    cell.dataset.k = isValue ? text : "";
+    if (cell.classList.contains("value")) cell.style.setProperty("--length", `${isValue ? 100 * Number(text) : 0}%`);
     cell.classList.toggle("off", text === "");
     const flag = cell.querySelector(".flag");
     if (flag) flag.hidden = cell.dataset.moved.split("|")[measure] === "";
@@ -52,7 +53,7 @@ function show() {
       const published = row.classList.contains("published");
       row.hidden = (published && !find("published").checked)
         || !row.cells[0].dataset.k.toLowerCase().includes(wanted)
-        || values.every((cell) => cell.dataset.k === "");
+        || values.every((cell) => cell.textContent.trim() === "");
     }
     sortAgain(table);
     table.closest(".scroll").hidden = table !== matrix && table.dataset.place !== find("place").value;

@@ -21,6 +21,7 @@ from eval.reproduction.published import Source
 
 FOLDER = Path(__file__).parent
 Numbers = Mapping[tuple[str, Place], int]  # of the cells that have an article; by system and place
+NO_VALUE = "-"  # a cell of ours without this measure still leads to its problems
 STATUS = {
     "equal": "within its tolerance of the expected value",
     "moved": "not what is expected",
@@ -61,8 +62,8 @@ def summary(matrix: Matrix, entries: Sequence[Entry]) -> str:
         for status in ("equal", "moved", "not run", "new")
         if (count := sum(entry.status == status for entry in entries))
     )
-    cells = f"{len(entries)} cells: {counts}" if entries else "no cell of ours yet"
-    return f"{systems} systems of ours on {len(matrix.own_places)} data sets, {cells}; {figures} published systems beside them."
+    ours = f"{systems} systems of ours on {len(matrix.own_places)} data sets, {len(entries)} cells: {counts}"
+    return f"{ours if entries else 'No cell of ours yet'}; {figures} published systems beside them."
 
 
 def option(place: Place, matrix: Matrix) -> str:
@@ -86,11 +87,7 @@ def matrix_table(matrix: Matrix, numbers: Numbers) -> str:
         + "</tr>"
         for row in rows
     )
-    caption = (
-        '<span class="measure">'
-        + escape(matrix.measures[0] if matrix.measures else "")
-        + "</span> of each system on each data set"
-    )
+    caption = '<span class="measure">' + escape(matrix.measures[0]) + "</span> of each system on each data set"
     return table("matrix", caption, heads, body)
 
 
@@ -160,17 +157,18 @@ def row_start(row: Row) -> str:
 
 def breakable(name: str) -> str:
     """A name that a narrow column breaks after its punctuation, rather than anywhere."""
-    return "<wbr>".join(escape(part) for part in re.split(r"(?<=[,+=:/_])", name))
+    return "<wbr>".join(escape(part) for part in re.split(r"(?<=[,+=:/])", name))
 
 
 def value_cell(entry: Entry | None, matrix: Matrix, numbers: Numbers, kind: str = "") -> str:
     """A value of every measure, of which the script shows one; the link leads to what is known of it."""
-    if entry is None or not entry.values:
+    if entry is None or not (entry.values or entry.result):
         return f'<td class="value{kind}" data-v=""></td>'
-    texts = {name: value_text(entry, name) for name in entry.values}
+    texts = dict.fromkeys(matrix.measures, NO_VALUE if entry.result else "")
+    texts |= {name: value_text(entry, name) for name in entry.values}
     first = matrix.measures[0]
     length = f' style="--length:{100 * entry.values[first]:.2f}%"' if first in entry.values else ""
-    shown = texts.get(first, "")
+    shown = texts[first]
     flags = {shift.measure: "moved" for shift in entry.shifts if shift.is_moved}
     flag, moved = "", ""
     if flags:
