@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
     from pathlib import Path
 
     from eval.datasets import Dataset, DatasetSpec
+    from eval.measuring import Work
     from eval.report import Report
     from retrieval.written_system import WrittenSystem
 
@@ -66,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reproduce", action="store_true",
         help="measure again what docs/reproduction.md lists, of the data sets at hand, and fail where a value moved",
     )  # fmt: skip
+    results.add_argument(
+        "--accept", action="store_true", help="from now on expect what is measured (eval/reproduction/expected.json)"
+    )
     parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
 
@@ -75,9 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from eval.experiment import Settings
     from eval.measures import DEFAULT_MEASURES, parse_measures
-    from eval.measuring import Work, cells_of, measure_all
+    from eval.measuring import measure_all
     from eval.report import summary_table
-    from index.errors import WinnowError
     from index.vectors import checked_count
 
     # everything that can be wrong in the request is found before the long work
@@ -88,18 +90,37 @@ def run(arguments: argparse.Namespace) -> int:
     for path in (arguments.json, arguments.html):
         if path is not None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-    if arguments.reproduce:
-        return reproduce(arguments, measures, settings, out)
-    cells = cells_of(systems_of(arguments), arguments.tune)
-    works = [Work(dataset, cells) for dataset in datasets_of(arguments)]
+    works = reproduced_works(arguments) if arguments.reproduce else asked_works(arguments)
     reports = []
     for report in measure_all(works, settings, measures, out):
         print(report.as_text(), end="\n\n\n", flush=True)
         reports.append(report)
     if len(reports) > 1:
-        print(summary_table(reports, measures[0]))
-    write_results(arguments, reports)
-    return 0
+        print(summary_table(reports, measures[0]), end="\n\n\n")
+    return conclude(arguments, reports)
+
+
+def asked_works(arguments: argparse.Namespace) -> list[Work]:
+    """Every system on every data set. Raises WinnowError."""
+    from eval.measuring import Work, cells_of
+
+    cells = cells_of(systems_of(arguments), arguments.tune)
+    return [Work(dataset, cells) for dataset in datasets_of(arguments)]
+
+
+def reproduced_works(arguments: argparse.Namespace) -> list[Work]:
+    """What is expected of the data sets that are given, or of all that are at hand. Raises WinnowError."""
+    from pathlib import Path
+
+    from eval.reproduction.cells import read_expected
+    from eval.reproduction.rerun import expected_works, folders_at_hand
+    from index.errors import WinnowError
+
+    if arguments.systems or arguments.tune or arguments.splits or arguments.measures:
+        raise WinnowError("--reproduce takes systems, splits and measures from what is expected; leave them out.")
+    folders = [folder for folder, _ in folders_of(arguments)]
+    root = None if arguments.data_root is None else Path(arguments.data_root)
+    return expected_works(folders or folders_at_hand(root, read_expected()), read_expected())
 
 
 def systems_of(arguments: argparse.Namespace) -> list[WrittenSystem]:
@@ -113,46 +134,64 @@ def systems_of(arguments: argparse.Namespace) -> list[WrittenSystem]:
 
 
 def datasets_of(arguments: argparse.Namespace) -> list[Dataset]:
-    """Each split of each data set, those that are public downloaded. Raises WinnowError."""
-    from pathlib import Path
-
-    from eval.datasets import download, named, parts_of
+    """Each split of each data set, or of each of its parts. Raises WinnowError."""
+    from eval.datasets import parts_of
     from eval.datasets.specs import DEFAULT_SPLIT
     from index.errors import WinnowError
 
-    folders: list[tuple[Path, DatasetSpec | None]] = [(Path(folder), None) for folder in arguments.data]
-    for spec in named(arguments.datasets) if arguments.datasets is not None else ():
-        local = None if arguments.data_root is None else Path(arguments.data_root) / spec.name
-        folders.append((local if local is not None and local.is_dir() else download(spec), spec))
-    if not folders:
-        raise WinnowError("there is no data set; give --data FOLDER, or --datasets NAME, as in --datasets scifact.")
     found: list[Dataset] = []
-    for folder, spec in folders:
+    for folder, spec in folders_of(arguments):
         for split in dict.fromkeys(arguments.splits or (DEFAULT_SPLIT if spec is None else spec.split,)):
             found += parts_of(folder, split, spec)
+    if not found:
+        raise WinnowError("there is no data set; give --data FOLDER, or --datasets NAME, as in --datasets scifact.")
     if arguments.self_retrieval is not None:
         found = [dataset._replace(removes_self=arguments.self_retrieval == "remove") for dataset in found]
     return found
 
 
-def write_results(arguments: argparse.Namespace, reports: Sequence[Report]) -> None:
-    """As JSON, and as a page, where that is asked for."""
+def folders_of(arguments: argparse.Namespace) -> list[tuple[Path, DatasetSpec | None]]:
+    """Each data set that is asked for with what is published of it; one that is neither local nor there yet is downloaded."""
+    from pathlib import Path
+
+    from eval.datasets import download, named
+
+    root = None if arguments.data_root is None else Path(arguments.data_root)
+    folders: list[tuple[Path, DatasetSpec | None]] = [(Path(folder), None) for folder in arguments.data]
+    for spec in named(arguments.datasets) if arguments.datasets is not None else ():
+        is_local = root is not None and (root / spec.name).is_dir()
+        folders.append((root / spec.name if root is not None and is_local else download(spec), spec))
+    return folders
+
+
+def conclude(arguments: argparse.Namespace, reports: Sequence[Report]) -> int:
+    """Write what is to be written; with --reproduce, 1 where a value moved."""
     import json
     from pathlib import Path
 
+    from eval.reproduction.cells import read_expected
     from eval.reproduction.matrix import Matrix
     from eval.reproduction.page import write_page
     from eval.reproduction.published import read_published
+    from eval.reproduction.rerun import accept, verdict
     from index.placing import replace_file
 
     found = [report.as_json() for report in reports]
     cells = [cell for one in found for cell in one["cells"]]
     if arguments.json is not None:
-        comparisons = [comparison for one in found for comparison in one["comparisons"]]
-        whole = {"cells": cells, "comparisons": comparisons}
+        whole = {"cells": cells, "comparisons": [comparison for one in found for comparison in one["comparisons"]]}
         replace_file(Path(arguments.json), (json.dumps(whole, indent=2) + "\n").encode())
+    expected = read_expected() if arguments.reproduce else []
     if arguments.html is not None:
-        write_page(arguments.html, Matrix.of([], cells, read_published()))
+        write_page(arguments.html, Matrix.of(expected, cells, read_published()))
+    if arguments.accept:
+        accept(cells)
+        return 0
+    if not arguments.reproduce:
+        return 0
+    said, is_as_expected = verdict(expected, cells)
+    print(said)
+    return 0 if is_as_expected else 1
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -30,10 +30,23 @@ class Cell(NamedTuple):
             return str(self.system)
         return f"{self.system}, {'cross-validated' if self.tune == CROSS_VALIDATED else f'tuned on {self.tune}'}"
 
+    @classmethod
+    def of_name(cls, name: str) -> Cell:
+        """The cell that reports call so. Raises WinnowError for what is no system.
+
+        >>> Cell.of_name("bm25+minilm, tuned on train")[1]
+        'train'
+        """
+        system, _, tune = name.partition(", tuned on ")
+        if tune:
+            return cls(WrittenSystem.of(system), tune)
+        system, is_cross_validated, _ = name.partition(", cross-validated")
+        return cls(WrittenSystem.of(system), CROSS_VALIDATED if is_cross_validated else None)
+
     @property
     def first(self) -> Cell:
-        """The same without the reranker."""
-        return self._replace(system=self.system.without_reranker())
+        """The same without the reranker; a saved retriever is measured as it is."""
+        return self._replace(system=self.system.without_reranker()) if self.system.reranks else self
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -62,19 +75,15 @@ class Efficiency(NamedTuple):
     def of(cls, built: Built, times: QueryTimes, peak: int) -> Efficiency:
         """Of a system of our own."""
         indexed, costs = built.retriever.statistics(), built.costs
-        known = {}
-        if costs is not None:
-            rate = indexed.documents / costs.encode_seconds if costs.encode_seconds else None
-            known = {"build_seconds": costs.build_seconds, "encode_documents_per_second": rate}
-            peak = max(peak, costs.peak_bytes)
-        return cls(
-            indexed.documents,
-            indexed.postings,
-            indexed.vectors,
-            indexed.bytes,
-            **known,
-            peak_bytes=peak,
-            **times._asdict(),
+        found = cls(indexed.documents, indexed.postings, indexed.vectors, indexed.bytes, peak_bytes=peak)
+        found = found._replace(**times._asdict())
+        if costs is None:
+            return found
+        rate = indexed.documents / costs.encode_seconds if costs.encode_seconds else None
+        return found._replace(
+            build_seconds=costs.build_seconds,
+            encode_documents_per_second=rate,
+            peak_bytes=max(peak, costs.peak_bytes),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -84,7 +93,10 @@ class Efficiency(NamedTuple):
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> Efficiency:
-        return cls(**{name: Latency(**value) if isinstance(value, dict) else value for name, value in found.items()})
+        values: dict[str, Any] = {
+            name: Latency(**value) if isinstance(value, dict) else value for name, value in found.items()
+        }
+        return cls(**values)
 
 
 class Result(NamedTuple):

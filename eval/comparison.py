@@ -12,7 +12,7 @@ from eval.significance import CORRECTIONS, bootstrap_interval, holm, randomisati
 from retrieval.significance import ROUNDING, PairedGain, paired_gain
 
 if TYPE_CHECKING:
-    from eval.systems import Outcome
+    from eval.cells import Result
 
 CONFIDENCE = 0.95
 ByQuery = Mapping[str, float]  # query id -> value of a measure
@@ -77,11 +77,11 @@ def beside(measure: str, run: str, baseline: str, values: ByQuery, before: ByQue
 
 
 def compare_with_parts(
-    qrels: Mapping[str, Mapping[str, int]], outcomes: Sequence[Outcome], measure: str
+    qrels: Mapping[str, Mapping[str, int]], results: Sequence[Result], measure: str
 ) -> list[Comparison]:
-    """Every system beside each of its parts that is among the outcomes, arms or a first stage, by the paired t-test."""
-    by_query = {outcome.system: measure_queries(qrels, outcome.run, [measure])[measure] for outcome in outcomes}
-    pairs = [(one.system, part) for one in outcomes for part in one.parts if part in by_query]
+    """Every system beside each of its parts that is among the results, arms or a first stage, by the paired t-test."""
+    by_query = {one.name: measure_queries(qrels, one.run, [measure])[measure] for one in results}
+    pairs = [(one.name, part) for one in results for part in one.cell.parts if part in by_query]
     differences = [paired(by_query[system], by_query[part]) for system, part in pairs]
     gains = [paired_gain(own, CONFIDENCE) for own in differences]
     adjusted = holm([gain.p_value for gain in gains])

@@ -29,6 +29,7 @@ from eval.systems import (
     tuned_on,
     without_queries,
 )
+from retrieval import Retriever
 from retrieval.encoders.protocol import Encoder
 from retrieval.fusion import Fusion
 from retrieval.rerankers.loading import load_reranker
@@ -97,11 +98,11 @@ class Experiment:
         system, settings = cell.system, self.settings
         built, fusion, tuning = self.retriever(system), self.fusion(system), None
         reset_peak()
-        if system.reranks:
+        if (reranker := self.reranker(system, built.retriever)) is not None:
             first = results[cell.first]
             fusion = fusion if cell.tune is None or first is None else first.fusion
             found = reranked_answers(
-                built.retriever, self.models.reranker(system), system.depth or DEFAULT_RERANKED, self.dataset, settings.depth, fusion, settings.progress
+                built.retriever, *reranker, self.dataset, settings.depth, fusion, settings.progress
             )
         elif cell.tune is None:
             found = answers(built.retriever, self.dataset, settings.depth, fusion)
@@ -124,10 +125,16 @@ class Experiment:
         """By Lucene, in a process of its own."""
         with TemporaryDirectory() as folder:
             outcome = measure_lucene(
-                str(cell.system), self.dataset, asked_for(self.dataset, self.settings.depth), Path(folder), self.settings.progress
+                str(cell.system),
+                self.dataset,
+                asked_for(self.dataset, self.settings.depth),
+                Path(folder),
+                self.settings.progress,
             )
         has_own_words = outcome.encode_latency is None  # Lucene reads the query itself
-        times = QueryTimes(outcome.latency) if has_own_words else QueryTimes(None, outcome.encode_latency, outcome.latency)
+        times = (
+            QueryTimes(outcome.latency) if has_own_words else QueryTimes(None, outcome.encode_latency, outcome.latency)
+        )
         rate = outcome.documents / outcome.encode_seconds if outcome.encode_seconds else None
         efficiency = Efficiency(
             documents=outcome.documents,
@@ -144,7 +151,12 @@ class Experiment:
     def provenance(self, cell: Cell) -> dict[str, str | None]:
         """Where the numbers of a cell come from."""
         dataset, depth = self.dataset, self.settings.depth
-        command = ["python -m eval.beir", f"--data {dataset.name}", f"--split {dataset.split}", f"--system {cell.system}"]
+        command = [
+            "python -m eval.beir",
+            f"--data {dataset.name}",
+            f"--split {dataset.split}",
+            f"--system {cell.system}",
+        ]
         command += [f"--tune {cell.tune}"] if cell.tune is not None else []
         command += [f"--depth {depth}"] if depth != DEFAULT_DEPTH else []
         return {
@@ -161,12 +173,18 @@ class Experiment:
             return self.kept(system.arms[0], lambda: opened(system.arms[0]))
         return together([self.arm(arm) for arm in system.each_arm()])
 
+    def reranker(self, system: WrittenSystem, retriever: Retriever) -> tuple[Reranker, int] | None:
+        """That the system names, or that a saved retriever has, and how many documents it orders."""
+        if system.reranks:
+            return self.models.reranker(system), system.depth or DEFAULT_RERANKED
+        if system.is_saved and system.reranker is None and retriever.reranker is not None:
+            return retriever.reranker, retriever.rerank_depth
+        return None
+
     def arm(self, arm: WrittenSystem) -> Built:
         name = str(arm)
         folder = None if self.folder is None else self.folder / slug(name)
-        return self.kept(
-            name, lambda: build(self.models.encoders[name], self.dataset, folder, self.settings.progress)
-        )
+        return self.kept(name, lambda: build(self.models.encoders[name], self.dataset, folder, self.settings.progress))
 
     def kept(self, name: str, made: Callable[[], Built]) -> Built:
         if name not in self.built:

@@ -1,8 +1,8 @@
 """Results of cells, kept in a folder, so that a run that was killed goes on and a finished cell is not computed again.
 
-    FOLDER/scifact.test/bm25-1a2b3c4d.json   what came of the cell, and the key of all that it depends on
-    FOLDER/scifact.test/bm25-1a2b3c4d.run    its run, at full precision: other measures need no other run
-    FOLDER/scifact.test/indexes/             arms while they are needed
+FOLDER/scifact.test/bm25-1a2b3c4d.json   what came of the cell, and the key of all that it depends on
+FOLDER/scifact.test/bm25-1a2b3c4d.run    its run, at full precision: other measures need no other run
+FOLDER/scifact.test/indexes/             arms while they are needed
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class KeptResults:
             kept = json.loads(self.path(cell, "json").read_text(encoding="utf-8"))
             if kept["key"] != self.key(cell):
                 return None
-            return Result.of_json(cell, read_run(self.path(cell, "run")), kept)
+            return Result.of_json(cell, read_run(self.path(cell, "run")).run, kept)
         except (OSError, ValueError, KeyError, TypeError, WinnowError):  # none, or not ours, or half of one
             return None
 

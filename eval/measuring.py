@@ -46,15 +46,17 @@ def measure_all(
     Raises WinnowError, for what models and rerankers cannot do before anything is measured.
     """
     stores = [KeptResults(work.dataset, settings, out) for work in works]
-    found = [
-        {cell: store.find(cell) for cell in work.cells} for store, work in zip(stores, works, strict=True)
-    ]
+    found = [{cell: store.find(cell) for cell in work.cells} for store, work in zip(stores, works, strict=True)]
     models, pending = Models(), [cell for kept in found for cell, result in kept.items() if result is None]
     for cell in pending:
         models.load(cell.system)
     total = sum(len(kept) for kept in found)
     with bar(
-        total=total, doing="measuring", unit="systems", first=total - len(pending), shown=settings.progress and total > 1
+        total=total,
+        doing="measuring",
+        unit="systems",
+        first=total - len(pending),
+        shown=settings.progress and total > 1,
     ) as shown:
         for work, store, kept in zip(works, stores, found, strict=True):
             dataset = work.dataset if all(kept.values()) else with_corpus_checked(work.dataset)
@@ -83,5 +85,5 @@ def report_of(dataset: Dataset, results: list[Result], measures: Sequence[str]) 
 
 def judged_for(work: Work) -> Dataset | None:
     """The split whose queries tune, if any does. Raises WinnowError where there is none of that name."""
-    splits = {cell.tune for cell in work.cells} - {None, CROSS_VALIDATED}
-    return load_dataset(work.dataset.folder, splits.pop()) if splits else None
+    splits = [cell.tune for cell in work.cells if cell.tune not in (None, CROSS_VALIDATED)]
+    return load_dataset(work.dataset.folder, str(splits[0])) if splits else None

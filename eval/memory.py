@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -13,10 +14,8 @@ RESET_PEAK = "5"  # man 5 proc: forgets the peak of the resident set
 
 def reset_peak() -> None:
     """Begin anew where the system can (Linux); elsewhere the peak is of the whole process."""
-    try:
+    with suppress(OSError):
         CLEAR.write_text(RESET_PEAK)
-    except OSError:
-        pass
 
 
 def peak_bytes() -> int:

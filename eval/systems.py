@@ -75,7 +75,7 @@ def build(encoder: Encoder, dataset: Dataset, folder: Path | None, progress: boo
     if folder is not None and (noted := costs_file(folder)).is_file():
         return Built(Retriever.from_folder(folder), Costs(**json.loads(noted.read_text(encoding="utf-8"))))
     timed_encoder = TimedEncoder(encoder)
-    retriever = Retriever(timed_encoder)  # type: ignore[arg-type]
+    retriever = Retriever(timed_encoder)
     if folder is not None:
         if folder.exists():
             remove_tree(folder)  # half of one
@@ -93,6 +93,11 @@ def build(encoder: Encoder, dataset: Dataset, folder: Path | None, progress: boo
 def costs_file(folder: Path) -> Path:
     """Beside a folder; it is there once the folder is whole."""
     return folder.with_name(f"{folder.name}.costs")
+
+
+def opened(folder: str) -> Built:
+    """A retriever that somebody saved, as it is. Raises IndexFormatError."""
+    return Built(Retriever.from_folder(folder), None)
 
 
 def together(parts: Sequence[Built]) -> Built:

@@ -35,7 +35,8 @@ class TwoSteps:
     """`Retriever.search` without a reranker as two calls, one after the other."""
 
     def __init__(self, retriever: Retriever, fusion: Fusion | None = None):
-        self.hybrid, self.snapshot = retriever._searchable(None, fusion)
+        opened = retriever._opened.searchable(None)
+        self.hybrid, self.snapshot = opened.hybrid(fusion), opened.snapshot
 
     def encode(self, query: str) -> Mapping[str, Any]:
         """The query as each arm searches for it, one arm after another (a search has several arms encode side by side)."""
