@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eval.reranking import WrittenSystem
     from index.options import WeightImpacts
     from retrieval.encoders.protocol import Encoder
-    from retrieval.fusion import Fusion
+    from retrieval.written_system import WrittenSystem
 
 CROSS_VALIDATED = "cv"  # instead of a split to tune on
 LONGEST_NAME = 150  # of a run, which is also a file: a reranker may be called by a whole path
@@ -66,18 +65,24 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.datasets import download_dataset, load_dataset
     from eval.experiment import Experiment
     from eval.measures import DEFAULT_MEASURES, parse_measures
-    from eval.reranking import WrittenSystem, load_rerankings
+    from eval.reranking import load_rerankings
     from eval.runs import write_run
     from eval.systems import Built, arms_of, options_of
     from index.vectors import checked_count
     from retrieval.encoders.loading import load_encoder
     from retrieval.encoders.written_options import parse_options
+    from retrieval.system_files import named_systems
+    from retrieval.written_system import fusion_of
 
     options = parse_options(arguments.option)
     # everything that can be wrong in the request is found before the long work
-    written = [WrittenSystem.of(system) for system in dict.fromkeys(arguments.systems)]
+    asked = {str(system): system for text in arguments.systems for system in named_systems(text).values()}
+    written = list(asked.values())
     check_tuning(arguments.tune, written)
-    systems = tuple(dict.fromkeys(system.first for system in written))  # first stages of rerankers are measured too
+    for system in written:
+        check_is_plain(system)
+    firsts = [str(system.without_reranker()) for system in written]  # first stages of rerankers are measured too
+    systems = tuple(dict.fromkeys(firsts))
     models = {model: load_encoder(model, options=options_of(model, options)) for model in arms_of(systems)}
     impacts = impacts_of(models, arguments.impacts)
     measures = tuple(arguments.measures or DEFAULT_MEASURES)
@@ -115,10 +120,20 @@ def check_tuning(tune: str | None, systems: Sequence[WrittenSystem]) -> None:
     """Raise WinnowError where each fold would have a first stage of its own to rerank."""
     from index.errors import WinnowError
 
-    reranked = next((system.written for system in systems if system.reranker is not None), None)
+    reranked = next((str(system) for system in systems if system.reranks), None)
     if tune == CROSS_VALIDATED and reranked is not None:
         raise WinnowError(
             f"--tune {CROSS_VALIDATED} cannot be had with {reranked}; tune on another split, or leave one of them out."
+        )
+
+
+def check_is_plain(system: WrittenSystem) -> None:
+    """Raise WinnowError for what is said for all systems at once."""
+    from index.errors import WinnowError
+
+    if system.is_saved or system.fusion is not None or system.options:
+        raise WinnowError(
+            f"the system {str(system)!r:.100} is a saved folder, or has a fusion or options of arms; give models, and --fusion and --option."
         )
 
 
@@ -130,24 +145,6 @@ def impacts_of(models: Mapping[str, Encoder], impacts: WeightImpacts | None) -> 
     if impacts is not None and not storing:
         raise WinnowError(f"{', '.join(models)} stores no weights; leave --impacts {impacts} out.")
     return dict.fromkeys(storing, impacts)
-
-
-def fusion_of(written: str, depth: int) -> Fusion:
-    """A fusion as a command line has it. Raises WinnowError."""
-    from typing import get_args
-
-    from index.errors import WinnowError
-    from retrieval.fusion import Fusion, Method
-    from retrieval.normalisation import Normalisation
-
-    known = get_args(Normalisation) + get_args(Method)
-    how, slash, per_query = written.partition("/")
-    if (slash and per_query != "per-query") or how not in known:
-        raise WinnowError(
-            f"--fusion is {written!r:.60}; it must be one of {', '.join(known)}, perhaps with /per-query after it."
-        )
-    field = "method" if how in get_args(Method) else "normalisation"
-    return Fusion(**{field: how}, per_query=bool(slash), depth=depth)  # type: ignore[arg-type]
 
 
 def main(argv: list[str] | None = None) -> int:
