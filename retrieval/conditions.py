@@ -19,7 +19,7 @@ A mapping of fields, all of which must hold; a field has a value, which it must 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_, ge, gt, le, lt, or_
@@ -29,7 +29,8 @@ import numpy as np
 
 from index.columns import ABSENT, KIND_OF, NUMBER, STRING, canonical, field_of
 from index.documents import MOST_NESTED, Document, is_nested
-from index.errors import FilterError
+from index.errors import FilterError, WinnowError
+from retrieval.queries import checked_text
 
 RANGES: Mapping[str, Callable[[Any, Any], bool]] = {
     "$gt": gt,
@@ -161,6 +162,20 @@ def meant(where: Where) -> Callable[[Document], bool]:
     if isinstance(where, Mapping | Condition):
         return Condition.of(where, "where").fits
     return lambda document: bool(where(document))
+
+
+def going(doc_ids: str | Iterable[str] | None, where: Where | None) -> list[str] | Callable[[Document], bool]:
+    """The ids that a deletion names, or the test that `where` stands for. Raises WinnowError unless it is one of the two."""
+    if (doc_ids is None) == (where is None):
+        raise WinnowError("delete takes ids, or where=; give one of the two.")
+    if where is not None:
+        if not (callable(where) or isinstance(where, Condition) or (isinstance(where, Mapping) and where)):
+            raise WinnowError(f"where is {where!r:.60}; it must be a mapping of fields, or a function of a document.")
+        return meant(where)
+    given = [doc_ids] if isinstance(doc_ids, str) else doc_ids
+    if not isinstance(given, Iterable):
+        raise WinnowError(f"doc_ids is {given!r:.60}; it must be an id or a list of ids.")
+    return [checked_text("doc_id", doc_id) for doc_id in given]
 
 
 def is_number(value: object) -> bool:

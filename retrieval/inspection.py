@@ -43,7 +43,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
         "folder": str(folder),
         "model": snapshot.model.contents["model"],
         "encoder": snapshot.model.contents["encoder"],
-        **({"fusion": snapshot.model.contents["fusion"]} if "fusion" in snapshot.model.contents else {}),
+        **{name: snapshot.model.contents[name] for name in ("fusion", "reranker") if name in snapshot.model.contents},
         "commit": snapshot.number,
         "documents": snapshot.num_docs,
         "deleted_documents": snapshot.first_docs[-1] - snapshot.num_docs,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, Literal
 
 from index.dense.search import DenseSearch
 from index.documents import Document
@@ -23,18 +23,16 @@ from index.manifest import Verify, is_index
 from index.options import WeightImpacts
 from index.snapshot import Snapshot
 from index.storage import newest_manifest
+from index.vectors import checked_count
 from index.writer import Writer
 from retrieval.arm_search import Trying
-from retrieval.conditions import Condition, Where, meant
+from retrieval.conditions import Condition, Where, going
 from retrieval.corpus import Corpus, FieldNames
-from retrieval.encoders.loading import MODELS, is_checkpoint, load_encoders
 from retrieval.encoders.protocol import Encoder
 from retrieval.encoding import read_encoder_of
 from retrieval.explaining import explained
-from retrieval.filtered import filtered
 from retrieval.fusion import Fusion
 from retrieval.hits import Explanation, Hits
-from retrieval.hybrid import Hybrid
 from retrieval.joining import joined
 from retrieval.judged_queries import tuned
 from retrieval.opened import KIND, IndexStatistics, Opened, check_fusion
@@ -42,10 +40,11 @@ from retrieval.progress import progress as counted
 from retrieval.progress import watched
 from retrieval.queries import Query, checked_text, each_query
 from retrieval.rerankers.protocol import Reranker
-from retrieval.rerankers.stage import Stage
+from retrieval.rerankers.written import own_reranker
 from retrieval.side_by_side import checked_threads
 from retrieval.tuning import Tuning
 from retrieval.vector_files import Vectors, documents_of, is_encoded
+from retrieval.written_system import WrittenSystem
 
 
 class Retriever:
@@ -76,7 +75,7 @@ class Retriever:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_folder: str | Path,
+        name_or_folder: str | Path | WrittenSystem,
         *,
         impacts: WeightImpacts | None = None,
         fusion: Fusion | None = None,
@@ -86,8 +85,9 @@ class Retriever:
         """A model, or several, with no documents, or a retriever that `save_pretrained` wrote, with its documents.
 
         A model is one of ours (`winnow-mini`, `bm25`, `mini`, `minilm`, `vectors`), a name of docs/models.md, the folder of a checkpoint or its name on
-        the hub; several have a `+` between them ("bm25+minilm"). An index in a folder called like a model is opened; any other such folder does not hide the model. A folder of `encode_corpus` stands
-        for the model that encoded it, with no documents: `index(corpus, vectors=folder)` adds them.
+        the hub; several have a `+` between them ("bm25+minilm"), and settings may follow, of a saved folder too (`retrieval.written_system`):
+        "bm25+minilm,fusion=rrf,rerank=blockrank:MODEL,depth=50", or such a `WrittenSystem`. An index in a folder called like a model is opened; any other such folder does
+        not hide the model. A folder of `encode_corpus` stands for the model that encoded it, with no documents: `index(corpus, vectors=folder)` adds them.
 
         impacts  how weights are stored (u8 unless told); a saved retriever has its own
         fusion   how several arms become one ranking; of a saved retriever, instead of its own
@@ -95,28 +95,25 @@ class Retriever:
         options  of a checkpoint: activation="log1p", max_length=256, query_prefix="...", ... (docs/models.md); of several models
                  by name, as in minilm={"factory": "HNSW32"}
 
-        Raises ModelError for an unknown name or a checkpoint that is no sparse encoder, and IndexFormatError for a folder that is
-        neither an index nor a model, damaged or newer.
+        Raises ModelError for an unknown name or a checkpoint that is no encoder, WinnowError for settings that mean nothing, and
+        IndexFormatError for a folder that is neither an index nor a model, damaged or newer.
         """
-        if not isinstance(name_or_folder, str | os.PathLike):
-            raise WinnowError(f"the model is {name_or_folder!r}; give a name or a folder.")
-        is_model = str(name_or_folder) in MODELS or is_checkpoint(name_or_folder)
-        if os.path.exists(name_or_folder) and (is_index(name_or_folder) or not is_model):
-            if is_encoded(Path(name_or_folder)):
-                return cls(read_encoder_of(name_or_folder, impacts))
-            if impacts is not None:
-                raise WinnowError(f"{name_or_folder} was saved with its own impacts; leave impacts={impacts!r} out.")
-            if options:
-                raise WinnowError(f"{name_or_folder} was saved with its own options; leave {', '.join(options)} out.")
-            retriever = cls.from_folder(name_or_folder, verify=verify)
-            if fusion is not None:
-                retriever.fusion = fusion
-            return retriever
-        return cls(*load_encoders(str(name_or_folder), impacts, options), fusion=fusion)
+        system = WrittenSystem.of_name_or_folder(name_or_folder)
+        if not system.is_saved:
+            retriever = cls(*system.encoders(impacts, options))
+        elif is_encoded(Path(system.arms[0])):
+            system.check_nothing_beside(None, options)
+            retriever = cls(read_encoder_of(system.arms[0], impacts))
+        else:
+            system.check_nothing_beside(impacts, options)
+            retriever = cls.from_folder(system.arms[0], verify=verify)
+        retriever._opened = retriever._opened.as_written(system, fusion)
+        return retriever
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, verify: Verify = "quick") -> Retriever:
-        """A retriever that `save_pretrained` wrote; unlike `from_pretrained`, never a model by name."""
+        """A retriever that `save_pretrained` wrote; unlike `from_pretrained`, never a model by name. Its reranker is loaded by the first
+        search that needs it."""
         opened = Opened.read(folder, verify)
         retriever = cls(*opened.encoders)
         retriever._opened, retriever._folder = opened, Path(folder).absolute()
@@ -124,13 +121,12 @@ class Retriever:
 
     @classmethod
     def joined(cls, *retrievers: Retriever, fusion: Fusion | None = None) -> Retriever:
-        """One retriever, in memory, with the arms of several that hold the same documents; `save_pretrained` writes it.
+        """One retriever, in memory, with the arms of several that hold the same documents, and no reranker; `save_pretrained` writes it.
 
         Stored fields are those of the first. Raises WinnowError where documents differ in number, order, id, title or text, where changes are staged, and for an arm given twice.
         """
-        for retriever in retrievers:
-            if not isinstance(retriever, Retriever):
-                raise WinnowError(f"{retriever!r:.60} is no retriever; give retrievers with the same documents.")
+        if strange := [one for one in retrievers if not isinstance(one, Retriever)]:
+            raise WinnowError(f"{strange[0]!r:.60} is no retriever; give retrievers with the same documents.")
         if any(retriever._writer is not None for retriever in retrievers):
             raise WinnowError("there are staged changes; commit() or rollback() before joining.")
         parts = [retriever._opened for retriever in retrievers]
@@ -216,19 +212,11 @@ class Retriever:
         where    instead: a condition on stored fields, as `filter` of a search ({"year": {"$lt": 1999}}), or a function of a
                  Document that says which go
         """
-        if (doc_ids is None) == (where is None):
-            raise WinnowError("delete takes ids, or where=; give one of the two.")
-        is_sensible = callable(where) or isinstance(where, Condition) or (isinstance(where, Mapping) and where)
-        if where is not None and not is_sensible:
-            raise WinnowError(f"where is {where!r:.60}; it must be a mapping of fields, or a function of a document.")
-        goes = None if where is None else meant(where)
-        given = [doc_ids] if isinstance(doc_ids, str) else doc_ids
-        if given is not None and not isinstance(given, Iterable):
-            raise WinnowError(f"doc_ids is {given!r:.60}; it must be an id or a list of ids.")
+        goes = going(doc_ids, where)
         with self._changes() as writer:
-            if goes is not None:
+            if callable(goes):
                 return writer.delete([document.doc_id for document in writer.documents() if goes(document)])
-            return writer.delete([checked_text("doc_id", doc_id) for doc_id in given or ()])
+            return writer.delete(goes)
 
     def commit(self, *, progress: bool = True, merge: bool = True) -> Retriever:
         """Make what is staged visible as a whole and, in a folder, durable. Without staged changes nothing happens.
@@ -266,8 +254,8 @@ class Retriever:
         return self
 
     def refresh(self) -> bool:
-        """Move on to what others have committed to the folder since; True if there was something. A fusion that was set here and not
-        saved stays.
+        """Move on to what others have committed to the folder since; True if there was something. A fusion or a reranker that was set
+        here and not saved stays.
 
         Raises WinnowError if there was and changes are staged: they build on the present commit.
         """
@@ -276,20 +264,22 @@ class Retriever:
                 return False
             if self._writer is not None:
                 raise WinnowError("there are staged changes; commit() or rollback() before refresh().")
-            self._opened = Opened.read(self._folder, known=self._opened).keeping_fusion(self._opened)
+            self._opened = Opened.read(self._folder, known=self._opened).keeping_settings(self._opened)
         return True
 
     def save_pretrained(self, folder: str | Path, *, progress: bool = True) -> None:
         """Write model and documents to a folder, whole or not at all; an index there before is replaced.
 
         The first folder that a retriever is saved to becomes its own: from then on `commit` writes there. Saving to its own
-        folder is a commit. Raises WinnowError if the folder holds anything else, and LockedError while another process writes.
+        folder is a commit. Of a reranker its name and options are kept, but not where it runs and where it caches.
+        Raises WinnowError if the folder holds anything else and for a reranker without a name, LockedError while another process writes.
         """
         with self._writing:
+            self._opened.check_can_be_stored()
             is_own = self._folder is not None and os.path.realpath(folder) == os.path.realpath(self._folder)
             if is_own and is_index(folder):
                 self.commit(progress=progress)
-                self._commit_fusion()
+                self._commit_settings()
                 return
             if self._folder is not None and self._writer is not None and not is_own:
                 raise WinnowError("there are staged changes; commit() or rollback() before saving a copy.")
@@ -314,7 +304,7 @@ class Retriever:
         dense: DenseSearch | None = None,
         deadline: float | None = None,
         partial: bool = False,
-        rerank: Reranker | None = None,
+        rerank: Reranker | Literal[False] | None = None,
         depth: int | None = None,
         stored: bool = True,
     ) -> Hits:
@@ -330,17 +320,18 @@ class Retriever:
         deadline  seconds in which every arm must have answered
         partial   goes on without an arm that is late or fails; `missing` of the hits names it. Otherwise that is an error
         rerank    a reranker (`retrieval.load_reranker`), which orders the best `depth` documents (100 unless told) of this search
-                  anew; hits then have its scores, and in `first_rank` and `first_score` those of this search. `deadline` is the arms'
+                  anew; hits then have its scores, and in `first_rank` and `first_score` those of this search. `deadline` is the arms'.
+                  None: the retriever's own reranker and depth, where it has one; False: none
         stored    False leaves title, text and fields out
 
         Equal scores rank in the order documents were added, of a reranker in that of the search before it.
         Raises WinnowError without documents, for k below 1 or above depth, for a query that is none of these, and DeadlineError.
         """
-        hybrid, snapshot = self._searchable(filter, fusion)
-        stage = Stage.of(k, stored, rerank, depth)
+        opened = self._opened.searchable(filter)
+        hybrid, stage = opened.hybrid(fusion), opened.stage(k, stored, rerank, depth)
         stage.check([query])
         found = hybrid.search(query, stage.wanted, Trying(effort, dense), deadline, partial)
-        return next(stage.hits(snapshot, [query], [found]))
+        return next(stage.hits(opened.snapshot, [query], [found]))
 
     def search_batch(
         self,
@@ -354,7 +345,7 @@ class Retriever:
         threads: int | None = None,
         deadline: float | None = None,
         partial: bool = False,
-        rerank: Reranker | None = None,
+        rerank: Reranker | Literal[False] | None = None,
         depth: int | None = None,
         stored: bool = True,
     ) -> list[Hits]:
@@ -362,12 +353,12 @@ class Retriever:
 
         deadline  seconds in which every arm must have answered all queries
         """
-        hybrid, snapshot = self._searchable(filter, fusion)
-        stage, asked = Stage.of(k, stored, rerank, depth), each_query(queries)
+        opened, asked = self._opened.searchable(filter), each_query(queries)
+        hybrid, stage = opened.hybrid(fusion), opened.stage(k, stored, rerank, depth)
         stage.check(asked)
         trying, threads = Trying(effort, dense), checked_threads(threads)
         found = hybrid.search_batch(asked, stage.wanted, threads, trying, deadline, partial)
-        return list(stage.hits(snapshot, asked, found))
+        return list(stage.hits(opened.snapshot, asked, found))
 
     def explain(
         self,
@@ -386,8 +377,10 @@ class Retriever:
         The other arguments are those of the search that is explained; only a k beyond the fusion's depth changes a score.
         Raises WinnowError where `search` would, and for an id that is not indexed or that the filter leaves out.
         """
-        hybrid, snapshot = self._searchable(filter, fusion)
-        return explained(hybrid, snapshot, query, checked_text("doc_id", doc_id), k, Trying(effort, dense))
+        opened = self._opened.searchable(filter)
+        return explained(
+            opened.hybrid(fusion), opened.snapshot, query, checked_text("doc_id", doc_id), k, Trying(effort, dense)
+        )
 
     def tune(
         self,
@@ -408,8 +401,9 @@ class Retriever:
         alone answers from now on: tuned, the fusion is never worse than its best arm, as far as these queries tell.
         Raises WinnowError for one arm alone, too few judged queries, and queries of which no document is judged.
         """
-        hybrid, snapshot = self._searchable(None, Fusion(depth=self.fusion.depth))
-        tuning = tuned(hybrid, snapshot, queries, qrels, measure, folds, progress)
+        opened = self._opened.searchable(None)
+        hybrid = opened.hybrid(Fusion(depth=opened.fusion.depth))
+        tuning = tuned(hybrid, opened.snapshot, queries, qrels, measure, folds, progress)
         self.fusion = tuning.fusion
         return tuning
 
@@ -423,6 +417,27 @@ class Retriever:
         check_fusion(fusion, self._opened.encoders)
         with self._writing:  # a commit puts another snapshot in place
             self._opened = self._opened._replace(fusion=fusion)
+
+    @property
+    def reranker(self) -> Reranker | None:
+        """What orders the best `rerank_depth` documents of every search anew; None: nothing. Set to a reranker, or to the name of one, as in
+        "blockrank:MODEL", it is loaded by the first search that needs it and kept by `save_pretrained`."""
+        return self._opened.reranker
+
+    @reranker.setter
+    def reranker(self, reranker: Reranker | str | None) -> None:
+        with self._writing:
+            self._opened = self._opened._replace(reranker=own_reranker(reranker))
+
+    @property
+    def rerank_depth(self) -> int:
+        """How many documents the retriever's own reranker is given, unless a search says."""
+        return self._opened.rerank_depth
+
+    @rerank_depth.setter
+    def rerank_depth(self, depth: int) -> None:
+        with self._writing:
+            self._opened = self._opened._replace(rerank_depth=checked_count("rerank_depth", depth))
 
     def statistics(self) -> IndexStatistics:
         """How much is indexed."""
@@ -458,11 +473,11 @@ class Retriever:
                     self._end()
 
     def _new_writer(self) -> Writer:
-        encoders, _, snapshot = self._opened
-        return Writer(snapshot, {encoder.arm: encoder for encoder in encoders}, self._files)
+        encoders = {encoder.arm: encoder for encoder in self._opened.encoders}
+        return Writer(self._opened.snapshot, encoders, self._files)
 
-    def _commit_fusion(self) -> None:
-        """Make the fusion durable, if the folder has another one."""
+    def _commit_settings(self) -> None:
+        """Make fusion and reranker durable, if the folder has others."""
         if self._opened.is_stored:
             return
         with self._changes() as writer:
@@ -470,17 +485,6 @@ class Retriever:
             model = self._files.new_part()
             self._opened.write_model(model)
             self._show(writer.with_model(model))
-
-    def _searchable(
-        self, filter: Mapping[str, Any] | Condition | None, fusion: Fusion | None
-    ) -> tuple[Hybrid, Snapshot]:
-        """The arms that the fusion has a weight for, and what they search."""
-        opened = self._opened
-        if opened.snapshot.num_docs == 0:
-            raise WinnowError("there are no documents to search; add some first with retriever.index(corpus).")
-        if filter is not None:
-            opened = opened._replace(snapshot=filtered(opened.snapshot, Condition.of(filter)))
-        return Hybrid.of(opened.arms, opened.fusion if fusion is None else fusion), opened.snapshot
 
     def _show(self, snapshot: Snapshot) -> None:
         self._opened = self._opened._replace(snapshot=snapshot)

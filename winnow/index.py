@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         help="winnow-mini, bm25, minilm, vectors (the documents' own), a name of docs/models.md, or a checkpoint's folder; several with + "
-        f"between them, as in bm25+minilm (default: {DEFAULT_MODEL}; with vectors given, what made them)",
+        "between them, and what is kept with the index, as in bm25+minilm,fusion=rrf,rerank=KIND:MODEL,depth=50 (docs/evaluation.md; "
+        f"default: {DEFAULT_MODEL}; with vectors given, what made them)",
     )
     add_option_argument(parser)
     parser.add_argument(
@@ -57,15 +58,15 @@ def field_names(arguments: argparse.Namespace) -> FieldNames:
 def run(arguments: argparse.Namespace) -> int:
     from index.storage import check_target
     from retrieval import Retriever
-    from retrieval.encoders.loading import load_encoders
+    from retrieval.written_system import WrittenSystem
 
     check_target(arguments.out)  # before the long work, not after it
     options = parse_options(arguments.option)
-    if arguments.model:
-        retriever = Retriever(*load_encoders(arguments.model, arguments.impacts, options))
+    if arguments.model:  # a model, whatever index lies in a folder called like it
+        model: str | WrittenSystem = WrittenSystem.of(arguments.model, may_be_saved=False)
     else:
         model = model_of(arguments.corpus, arguments.vectors)
-        retriever = Retriever.from_pretrained(model, impacts=arguments.impacts, **options)
+    retriever = Retriever.from_pretrained(model, impacts=arguments.impacts, **options)
     retriever.add(
         arguments.corpus,
         names=field_names(arguments),

@@ -68,12 +68,19 @@ def lines_of_model(found: dict[str, Any]) -> list[str]:
     return [
         *(f"model {name} ({options_of(encoder)})" for name, encoder in each_model(found)),
         *([f"fusion {Fusion.of_json(found['fusion'])}"] if "fusion" in found else []),
+        *([line_of_reranker(found["reranker"])] if "reranker" in found else []),
         f"commit {found['commit']}, format version {found['format_version']}, read by winnow {found['winnow'] or '(not installed)'}",
         "",
         f"  {'bytes':<24} {total:>15,}",
         *shares,
         "",
     ]
+
+
+def line_of_reranker(stored: dict[str, Any]) -> str:
+    """Name, depth and options, as `stored_reranker` keeps them."""
+    told = {"depth": stored["depth"], **stored["options"]}
+    return f"reranker {stored['name']} ({', '.join(f'{name} {value}' for name, value in told.items())})"
 
 
 def each_model(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -28,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rerank", metavar="KIND:MODEL",
-        help="order the best documents anew, as in cross-encoder:MODEL, blockrank:MODEL or icr:MODEL",
+        help="order the best documents anew, as in cross-encoder:MODEL, blockrank:MODEL or icr:MODEL; none: not at all, whatever the index "
+        "was saved with (default: as it was saved)",
     )  # fmt: skip
-    parser.add_argument("--depth", type=int, help="how many documents are reranked (default: 100)")
+    parser.add_argument("--depth", type=int, help="how many documents are reranked (default: as saved, or 100)")
     add_option_argument(parser, "of the reranker, such as dtype=bfloat16; may be repeated")
     parser.add_argument(
         "--explain", action="store_true",
@@ -50,9 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     query = query_of(arguments)
     wanted = None if arguments.filter is None else read_json("--filter", arguments.filter, dict, '{"year": 1999}')
     retriever = Retriever.from_folder(arguments.folder)
-    stage: dict[str, Any] = {"rerank": reranker_of(arguments), "depth": arguments.depth}
-    hits = retriever.search(query, k=arguments.k, filter=wanted, **stage)
-    first_k = arguments.k if stage["rerank"] is None else arguments.depth or DEFAULT_DEPTH
+    if arguments.rerank is not None or arguments.option:
+        retriever.reranker, retriever.rerank_depth = reranker_of(arguments), DEFAULT_DEPTH
+    hits = retriever.search(query, k=arguments.k, filter=wanted, depth=arguments.depth)
+    first_k = arguments.k if retriever.reranker is None else arguments.depth or retriever.rerank_depth
     explanations = [
         retriever.explain(query, hit.doc_id, first_k, filter=wanted) if arguments.explain else None for hit in hits
     ]
@@ -68,13 +70,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def reranker_of(arguments: argparse.Namespace) -> Reranker | None:
-    """What --rerank names. Raises WinnowError for it and for options without it."""
+    """What --rerank names; none: nothing. Raises WinnowError for it and for options without it."""
     from index.errors import WinnowError
     from retrieval.encoders.written_options import parse_options
     from retrieval.rerankers.loading import load_reranker
+    from retrieval.written_system import WITHOUT_RERANKER
 
     options = parse_options(arguments.option)
-    if arguments.rerank is None:
+    if arguments.rerank in (None, WITHOUT_RERANKER):
         if options:
             raise WinnowError(
                 f"{arguments.option[0]!r:.60} is an option of a reranker; give --rerank too, or leave it out."

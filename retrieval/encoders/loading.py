@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from index.errors import IndexFormatError, WinnowError
+from index.errors import IndexFormatError, ModelError, WinnowError
 from index.manifest import is_index
 from index.options import WeightImpacts
 from index.segment import made
@@ -106,6 +106,7 @@ MODELS: dict[str, Callable[[WeightImpacts | None, Options], Encoder]] = {
     "winnow-mini": winnow_mini,
 }
 WITHOUT_OPTIONS = ("bm25", "vectors")
+SPARSE = "sparse:"  # before a model's name: read it as a sparse one
 SEVERAL = "several"  # the family of the encoders of a retriever with several arms
 FAMILIES: dict[str, Callable[[Path, dict[str, Any]], Encoder]] = {
     "bm25": read_bm25,
@@ -125,14 +126,16 @@ def is_checkpoint(folder: str | Path) -> bool:
 
 
 def load_encoder(name: str, impacts: WeightImpacts | None = None, options: Options | None = None) -> Encoder:
-    """The encoder called `name`: one of MODELS, of the registries, a checkpoint's folder or its name on the hub, with `dense:` before it
-    where it is to be read as a dense one although its files do not say so.
+    """The encoder called `name`: one of MODELS, of the registries, a checkpoint's folder or its name on the hub, with `dense:` or
+    `sparse:` before it where it is to be read as such although its files do not say so.
 
     impacts  how it has weights stored
     options  what the user says of it, see `wishes.Wishes`
 
-    Raises ModelError for an unknown name, and for a checkpoint that is no encoder.
+    Raises ModelError for an unknown name, and for a checkpoint that is no encoder, or none of the kind that is asked for.
     """
+    if name.startswith(SPARSE):
+        return load_sparse(name, impacts, options or {})
     if name in MODELS:
         return MODELS[name](impacts, options or {})
     from retrieval.encoders.checkpoints import load_checkpoint
@@ -142,16 +145,29 @@ def load_encoder(name: str, impacts: WeightImpacts | None = None, options: Optio
     return (load_dense if is_dense else load_checkpoint)(name, impacts, options)
 
 
+def load_sparse(asked: str, impacts: WeightImpacts | None, options: Options) -> Encoder:
+    """The encoder of a name with `sparse:` before it, which is no part of what the encoder is called. Raises ModelError."""
+    name = asked.removeprefix(SPARSE)
+    if name in MODELS:
+        encoder = MODELS[name](impacts, options)
+        if encoder.kind != "sparse":
+            raise ModelError(f"{asked!r:.80} is asked for, and {name} is a dense model; leave {SPARSE} out.")
+        return encoder
+    from retrieval.encoders.checkpoints import load_checkpoint
+
+    return load_checkpoint(name, impacts, options)
+
+
 def load_encoders(
-    names: str, impacts: WeightImpacts | None = None, options: Options | None = None
+    names: str | Sequence[str], impacts: WeightImpacts | None = None, options: Options | None = None
 ) -> tuple[Encoder, ...]:
-    """The encoders of names with `+` between them, or of one name.
+    """The encoders of these names, or of a text with `+` between them, or of one name.
 
     impacts, options  of one encoder as `load_encoder` takes them; of several, both by name: {"mini": {"impacts": "f32"}}
     """
-    each, options = split_names(names), options or {}
+    each, options = split_names(names) if isinstance(names, str) else list(names), options or {}
     if len(each) == 1:
-        return (load_encoder(names, impacts, options),)
+        return (load_encoder(each[0], impacts, options),)
     if impacts is not None:
         raise WinnowError(
             f"impacts={impacts!r} is of no one of {', '.join(each)}; give it by model, as in {each[-1]}={{'impacts': ...}}."
@@ -170,8 +186,30 @@ def of_own_options(name: str, own: dict[str, Any]) -> Encoder:
 
 
 def split_names(names: str) -> list[str]:
-    """The names of several models, which a `+` parts; a checkpoint's folder is one, whatever it is called."""
-    return [names] if os.path.exists(names) and not is_index(names) else names.split("+")
+    """The names of several models, which a `+` parts; one that has a `+` of its own, a checkpoint's folder or a registry's, is whole.
+
+    >>> split_names("bm25+splade++-selfdistil")
+    ['bm25', 'splade++-selfdistil']
+    """
+    if os.path.exists(names) and not is_index(names):
+        return [names]
+    pieces, found = names.split("+"), list[str]()
+    while pieces:
+        lengths = range(len(pieces), 1, -1)
+        longest = next((length for length in lengths if is_one_name("+".join(pieces[:length]))), 1)
+        found.append("+".join(pieces[:longest]))
+        del pieces[:longest]
+    return found
+
+
+def is_one_name(name: str) -> bool:
+    """Whether a text with a `+` is the name of one model."""
+    from retrieval.encoders.dense.encoder import DENSE
+    from retrieval.encoders.dense.registry import KNOWN as KNOWN_DENSE
+    from retrieval.encoders.registry import KNOWN
+
+    bare = name.removeprefix(DENSE).removeprefix(SPARSE)
+    return bare in KNOWN or bare in KNOWN_DENSE or is_checkpoint(bare)
 
 
 def write_encoders(encoders: Sequence[Encoder], path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,8 @@ TEXTS = (
     "base_model",
 )  # whose value is a text even where it looks like a number
 
+
+NAME = re.compile(r"\w+")  # of an option
 
 OF_A_MODEL = (
     "of the model, such as activation=log1p or query_max_length=64 (docs/models.md), of one of several as in "
@@ -59,3 +62,14 @@ def as_value(written: str) -> Any:
     except (ValueError, RecursionError):
         return written
     return found if isinstance(found, bool | int | float | list | None) else written
+
+
+def is_plain(value: Any) -> bool:
+    """Whether an option is a text, a finite number, true, false, null or a list of these, which a text and JSON can say."""
+    if not isinstance(value, bool | int | float | str | list | None):
+        return False
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True

@@ -35,11 +35,7 @@ class Stage(NamedTuple):
             if depth is not None:
                 raise WinnowError(f"depth is {depth!r}, but nothing is reranked; give rerank= too, or leave it out.")
             return cls(k, stored)
-        has_both = all(callable(getattr(reranker, name, None)) for name in ("rank", "rank_batch"))
-        if not has_both or isinstance(reranker, type):
-            raise WinnowError(
-                f"rerank is {reranker!r:.60}; give a reranker, as load_reranker('blockrank:FOLDER') makes one."
-            )
+        check_reranker("rerank", reranker)
         k, depth = checked_count("k", k), DEFAULT_DEPTH if depth is None else checked_count("depth", depth)
         if k > depth:
             raise WinnowError(
@@ -57,7 +53,7 @@ class Stage(NamedTuple):
         for query in queries if self.reranker is not None else ():
             if not isinstance(query, str):
                 raise WinnowError(
-                    f"the query is {type(query).__name__} {query!r:.60}; a reranker reads words, so give a string, or no rerank=."
+                    f"the query is {type(query).__name__} {query!r:.60}; a reranker reads words, so give a string, or rerank=False."
                 )
             checked_text("the query", query)
 
@@ -94,6 +90,15 @@ class Stage(NamedTuple):
             yield as_hit(rank, shown, one.score, one.index + 1, scores[one.index], one.probability)
 
 
+def check_reranker(name: str, reranker: Any) -> None:
+    """Raise WinnowError for what is no reranker; `name` is what the sentence calls it."""
+    has_both = all(callable(getattr(reranker, method, None)) for method in ("rank", "rank_batch"))
+    if not has_both or isinstance(reranker, type):
+        raise WinnowError(
+            f"{name} is {reranker!r:.60}; give a reranker, as load_reranker('blockrank:FOLDER') makes one."
+        )
+
+
 def read_documents(snapshot: Snapshot, docs: Sequence[int], stored: bool) -> list[Document]:
     """The documents with these numbers; unless `stored` with their ids alone."""
     return snapshot.get(docs) if stored else [Document(doc_id) for doc_id in snapshot.ids(docs)]
@@ -116,7 +121,7 @@ def check_readable(documents: Sequence[Document]) -> None:
     if documents and not any(document.searched_text for document in documents):
         raise WinnowError(
             f"none of the {len(documents)} documents found, {documents[0].doc_id!r:.60} first, has a title or a text that a reranker "
-            "could read; index texts too, or search without rerank=."
+            "could read; index texts too, or search with rerank=False."
         )
 
 

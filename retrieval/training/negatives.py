@@ -25,7 +25,9 @@ def found_beside(
     """
     most = max(map(len, unwanted), default=0)
     found = []
-    for hits, ids in zip(retriever.search_batch(queries, depth + most, stored=False), unwanted, strict=True):
+    for hits, ids in zip(
+        retriever.search_batch(queries, depth + most, rerank=False, stored=False), unwanted, strict=True
+    ):
         wanted = [(hit.doc_id, hit.score) for hit in hits if hit.doc_id not in ids][:depth]
         found.append(FoundBeside(wanted, next((hit.score for hit in hits if hit.doc_id in ids), None)))
     return found

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from eval.beir import fusion_of
 from eval.beir import main as eval_main
 from eval.comparison import compare_with_parts
 from eval.datasets import load_dataset
@@ -13,6 +12,7 @@ from eval.latency import Latency
 from eval.measures import measure_queries, measure_run
 from eval.systems import Built, Outcome, built_together, cross_validated, options_of
 from retrieval import Fusion
+from retrieval.written_system import fusion_of
 from retrieval.opened import IndexStatistics
 
 NUM_QUERIES = 20

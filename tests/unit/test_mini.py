@@ -83,7 +83,7 @@ def test_a_query_is_a_set_of_tokens_weighted_by_the_collections_idf():
     retriever = Retriever.from_pretrained("mini").index(
         [{"_id": str(number), "text": text} for number, text in enumerate(TEXTS)], progress=False
     )
-    (encoder,), _, snapshot = retriever._opened
+    (encoder,), _, snapshot, *_ = retriever._opened
     ((terms, weights),) = encoder.encode_query("water WATER moon [MASK] \u0378", snapshot.arms["mini"])
     documents, with_water, with_moon = 4, 2, 1
     assert dict(zip([encoder.term(term, None) for term in terms], weights.tolist(), strict=True)) == {

@@ -9,11 +9,11 @@ from rerankers_for_tests import LongestFirst
 
 from eval.beir import LONGEST_NAME
 from eval.beir import main as eval_main
-from eval.reranking import WrittenSystem
 from index.errors import ModelError, WinnowError
 from retrieval.rerankers import loading
 from retrieval.rerankers.loading import load_reranker
 from retrieval.rerankers.protocol import Ranked, best_first
+from retrieval.written_system import WrittenSystem
 
 NUM_QUERIES, NUM_DOCUMENTS = 12, 60
 
