@@ -38,7 +38,7 @@ function show() {
   const own = find("columns").value === "own";
   for (const cell of document.querySelectorAll(".scroll [data-v]")) {
     const text = cell.dataset.v.split("|")[measure] ?? "";
-    (cell.querySelector("a") ?? cell).textContent = text;
+    (cell.firstElementChild ?? cell).textContent = text; // the link, before a flag
     const isValue = text !== "" && text !== "-";
     cell.dataset.k = isValue ? text : "";
     if (cell.classList.contains("value")) cell.style.setProperty("--length", `${isValue ? 100 * Number(text) : 0}%`);

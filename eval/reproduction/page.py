@@ -144,7 +144,7 @@ def table(
     attributes = (f' id="{name}"' if name else "") + (f' data-place="{escape(place)}"' if place is not None else "")
     plain = escape(f"Table of {place}" if place is not None else "Table of systems by data sets")
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{plain}"><table{attributes}><caption>{caption}</caption>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{plain}"><table{attributes}><caption><span>{caption}</span></caption>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
 

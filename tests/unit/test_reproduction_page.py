@@ -87,6 +87,14 @@ def test_every_link_leads_to_an_element_of_the_page():
     assert {"cell-1", "cell-2", "cell-3", "source-anserini", "source-blockrank"} <= set(ids)
 
 
+def test_a_value_and_its_problems_lead_to_the_cell_that_they_are_of():
+    cells = [result(name, measures={"nDCG@10": value}, problems=["?"]) for name, value in (("a", 0.1), ("b", 0.2))]
+    page = page_of(cells, [])
+    headings = {one["id"]: one["text"] for one in page.all("article")}
+    links = [(one["text"], headings[one["href"][1:]].split(" on ")[0]) for one in page.all("a")]
+    assert links == [("0.2000", "b"), ("0.1000", "a"), ("0.2000", "b"), ("1", "b"), ("0.1000", "a"), ("1", "a")]
+
+
 def test_tables_can_be_read_by_a_screen_reader_and_reached_by_keyboard():
     page = page_of([result()], [], read_published())
     tables = [one for one in page.all("table")]
