@@ -26,8 +26,9 @@ from protocol import record
 from sparse_search import environment
 
 from eval.datasets import Dataset, load_dataset
+from eval.experiment import Settings
 from eval.measures import DEFAULT_MEASURES, Run, measure_run
-from eval.systems import Built, measured
+from eval.measuring import Work, cells_of, measure_all
 from index.inverted import InvertedIndex
 from index.options import InvertedIndexOptions
 from index.vectors import SparseQuery
@@ -39,6 +40,7 @@ from retrieval.encoders.neural_side import NeuralSide
 from retrieval.encoders.prompt_reps import Both, PromptRepsSide
 from retrieval.encoders.text_stream import TruncationWarning
 from retrieval.progress import progress
+from retrieval.written_system import WrittenSystem
 
 DEPTH = 1_000
 SYSTEMS = ("bm25", "promptreps", "splade-max", "splade-echo")
@@ -164,8 +166,9 @@ def main() -> None:
     warnings.simplefilter("once", TruncationWarning)
     for name in arguments.systems:
         if name == "bm25":
-            outcome = measured(name, Built.of(name, dataset, None, {}, progress=True), dataset, DEPTH)
-            runs = iter([(name, outcome.run, {"options": {}})])
+            work = Work(dataset, cells_of([WrittenSystem.of(name)], None))
+            (report,) = measure_all([work], Settings(DEPTH, DEFAULT_MEASURES[0], progress=True), DEFAULT_MEASURES)
+            runs = iter([(name, report.results[0].run, {"options": {}})])
         else:
             encoder = load_encoder(arguments.model, None, OPTIONS[name])
             assert isinstance(encoder, LearnedSparseEncoder)

@@ -2,7 +2,7 @@
 
 FOLDER/scifact.test/bm25-1a2b3c4d.json   what came of the cell, and the key of all that it depends on
 FOLDER/scifact.test/bm25-1a2b3c4d.run    its run, at full precision: other measures need no other run
-FOLDER/scifact.test/indexes/             arms while they are needed
+FOLDER/indexes/                          arms while they are needed
 """
 
 from __future__ import annotations

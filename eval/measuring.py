@@ -13,6 +13,7 @@ from eval.experiment import Experiment, Models, Settings
 from eval.kept import KeptResults
 from eval.measures import measure_run
 from eval.report import Report
+from index.errors import WinnowError
 from retrieval.progress import bar
 from retrieval.written_system import WrittenSystem
 
@@ -26,9 +27,13 @@ class Work(NamedTuple):
 
 def cells_of(systems: Iterable[WrittenSystem], tune: str | None) -> list[Cell]:
     """Each system as it is written, after the first stage that it reranks; several arms without a fusion of their own also as `tune` has
-    them fused."""
+    them fused. Raises WinnowError for what cannot be tuned so."""
     cells: dict[Cell, None] = {}
     for system in systems:
+        if tune == CROSS_VALIDATED and system.reranks:
+            raise WinnowError(  # each fold would have a first stage of its own to rerank
+                f"--tune {CROSS_VALIDATED} cannot be had with {system}; tune on another split, or leave one of them out."
+            )
         is_tuned = tune is not None and len(system.arms) > 1 and system.fusion is None
         for cell in [Cell(system), *([Cell(system, tune)] if is_tuned else [])]:
             cells[cell.first] = None

@@ -38,14 +38,6 @@ def read_expected(path: Path = EXPECTED) -> list[Result]:
     return checked(results_of(path))
 
 
-def read_results(folder: Path) -> list[Result]:
-    """The results in the JSON files of a folder and of those below it. Raises ReproductionError, also where there is none."""
-    files = sorted(folder.rglob("*.json"))
-    if not files:
-        raise ReproductionError(f"{folder} holds no result of a cell; give the folder that an evaluation wrote.")
-    return checked(result for file in files for result in results_of(file))
-
-
 def results_of(path: Path) -> list[tuple[Any, str]]:
     """What a file holds, a list or one object, each with where it stands."""
     try:

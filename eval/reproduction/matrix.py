@@ -7,10 +7,9 @@ cell that was run and lacks a value which is expected of it has: a measure canno
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-from eval.reproduction.cells import Place, Result, measures_of, place_of, read_expected, read_results
+from eval.reproduction.cells import Place, Result, measures_of, place_of, read_expected
 from eval.reproduction.published import Anchor, Mean, Published, Source, read_published
 
 MEASURES = ("nDCG@10", "R@100", "R@1000", "MRR@10", "MAP", "P@10")  # the order in which they are shown
@@ -157,9 +156,9 @@ class Matrix(NamedTuple):
         )
 
     @classmethod
-    def read(cls, results: Path | None = None) -> Matrix:
-        """The package's expected and published values, beside the results in a folder if one is given."""
-        return cls.of(read_expected(), read_results(results) if results else [], read_published())
+    def read(cls) -> Matrix:
+        """The package's expected and published values."""
+        return cls.of(read_expected(), [], read_published())
 
     def at(self, place: Place) -> list[Entry]:
         """Every system there, ours first."""

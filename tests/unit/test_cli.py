@@ -181,39 +181,47 @@ def test_output_that_cannot_be_written_is_one_sentence(folder):
 
 def test_eval_prints_a_table_and_writes_report_and_run(beir_folder, tmp_path, capsys):
     arguments = ["--data", str(beir_folder), "--system", "bm25", "--no-progress"]
-    arguments += ["--json", str(tmp_path / "out.json"), "--runs", str(tmp_path / "runs")]
+    arguments += ["--json", str(tmp_path / "out.json"), "--out", str(tmp_path / "results")]
     assert eval_main(arguments) == 0
     table = capsys.readouterr().out
     assert table.startswith("tiny, test split: 2 judged queries\n")
+    assert "1 judged queries without results count 0" in table
     report = json.loads((tmp_path / "out.json").read_text())
-    (system,) = report["systems"]
-    assert (report["dataset"], report["split"], system["system"]) == ("tiny", "test", "bm25")
+    (cell,) = report["cells"]
+    assert (cell["dataset"], cell["split"], cell["system"], cell["queries"]) == ("tiny", "test", "bm25", 2)
     # q1 finds its document first, q2 finds nothing and counts as 0
-    assert system["measures"] == {"nDCG@10": 0.5, "R@100": 0.5, "MRR@10": 0.5}
-    assert set(system["query_latency_ms"]) == {"mean", "p50", "p99"}
-    assert set(system["index"]) == {"documents", "postings", "vectors", "bytes", "build_seconds"}
+    assert cell["measures"] == {"nDCG@10": 0.5, "R@100": 0.5, "R@1000": 0.5, "MRR@10": 0.5, "MAP": 0.5, "P@10": 0.05}
+    costs = cell["efficiency"]
+    for name in ("query_ms", "encode_ms", "search_ms"):
+        assert 0 < costs[name]["p50"] <= costs[name]["p99"]
+    assert (costs["documents"], costs["vectors"]) == (3, 0)
+    assert min(costs[name] for name in ("postings", "index_bytes", "build_seconds", "peak_bytes")) > 0
+    assert cell["command"] == "python -m eval.beir --data tiny --split test --system bm25"
     assert report["comparisons"] == []
-    assert system["index"]["documents"] == 3
-    query, q0, document, rank, score, tag = (tmp_path / "runs" / "tiny.test.bm25.run").read_text().split()
-    assert (query, q0, document, rank, tag) == ("q1", "Q0", "tides", "1", "bm25")
+    (run,) = (tmp_path / "results" / "tiny.test").glob("bm25-*.run")
+    query, q0, document, rank, score, tag = run.read_text().split()
+    assert (query, q0, document, rank, tag) == ("q1", "Q0", "tides", "1", run.stem)
     assert float(score) > 0
 
 
 def test_eval_finds_a_bad_request_before_the_long_work(beir_folder, capsys):
     data = ["--data", str(beir_folder)]
     for arguments, message in [
+        (data, "there is no system to measure"),
+        (["--system", "bm25"], "there is no data set; give --data FOLDER"),
+        (["--datasets", "scifcat", "--system", "bm25"], "did you mean scifact"),
         ([*data, "--system", "bm52"], "'bm52' is neither a folder with an index or a checkpoint nor a known model"),
-        ([*data, "--system", "bm25", "--system", "mini", "-o", "top_k=0"], "top_k is 0; it must be a whole number"),
-        ([*data, "--system", "bm25", "-o", "top_k"], "the option 'top_k' is not NAME=VALUE"),
+        ([*data, "--system", "bm25", "--system", "mini,top_k=0"], "top_k is 0; it must be a whole number"),
         ([*data, "--system", "bm25", "--split", "dev"], "has no split 'dev'; its splits are test"),
         ([*data, "--system", "bm25+vectors", "--tune", "dev"], "has no split 'dev'; its splits are test"),
-        ([*data, "--system", "bm25+vectors", "--fusion", "sum"], "fusion is 'sum'; it must be one of min-max"),
-        ([*data, "--system", "bm25+vectors", "--fusion", "rrf/per"], "fusion is 'rrf/per'; it must be one of"),
-        ([*data, "--system", "bm25", "--impacts", "u16"], "bm25 stores no weights"),
+        ([*data, "--system", "bm25+vectors,fusion=sum"], "fusion is 'sum'; it must be one of min-max"),
+        ([*data, "--system", "bm25,impacts=u16"], "bm25 stores term counts as they are"),
         ([*data, "--system", "bm25", "--measure", "nDGC@10"], "'nDGC@10' is not a measure"),
         ([*data, "--system", "bm25", "--measure", "nDCG@0"], "'nDCG@0' is not a measure"),
         ([*data, "--system", "bm25", "--measure", "P"], "'P' is not a measure"),
         ([*data, "--system", "bm25", "--depth", "0"], "depth is 0; it must be"),
+        (["--reproduce", "--system", "bm25"], "--reproduce takes systems, splits and measures from what is expected"),
+        (["--reproduce", *data], "nothing is expected of the data sets that were given"),
     ]:
         assert message in failure(capsys, arguments, eval_main)
 

@@ -4,7 +4,7 @@ import pytest
 from conftest import ROOT
 from reproduction_for_tests import result
 
-from eval.reproduction.cells import Place, read_expected, read_results
+from eval.reproduction.cells import Place, read_expected
 from eval.reproduction.markdown import BEGIN, END, as_markdown, code, main, plain, replaced
 from eval.reproduction.matrix import Matrix, Tolerances, moved
 from eval.reproduction.published import Anchor, Mean, Published, ReproductionError, Source, read_published
@@ -115,19 +115,15 @@ def test_places_with_values_of_ours_come_first_then_the_usual_order_then_means()
     ],
 )  # fmt: skip
 def test_results_that_are_not_as_an_evaluation_writes_them_are_told_with_their_file(tmp_path, text, message):
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "cell.json").write_text(text)
+    (tmp_path / "cell.json").write_text(text)
     with pytest.raises(ReproductionError, match=f"cell.json.*{message}"):
-        read_results(tmp_path)
+        read_expected(tmp_path / "cell.json")
 
 
-def test_results_are_read_from_a_folder_and_below_it(tmp_path):
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "a.json").write_text(json.dumps(result("a")))
+def test_results_are_one_object_or_a_list(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(result("a")))
     (tmp_path / "b.json").write_text(json.dumps([result("b"), result("c")]))
-    assert [one["system"] for one in read_results(tmp_path)] == ["b", "c", "a"]
-    with pytest.raises(ReproductionError, match="holds no result"):
-        read_results(tmp_path / "nowhere")
+    assert [one["system"] for name in "ab" for one in read_expected(tmp_path / f"{name}.json")] == ["a", "b", "c"]
     with pytest.raises(ReproductionError, match="cannot be read"):
         read_expected(tmp_path / "nowhere.json")
 

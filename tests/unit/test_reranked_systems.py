@@ -1,19 +1,17 @@
 """Systems with a reranker in an evaluation: as they are written, what is run, what they are compared with."""
 
 import json
-import re
 
 import pytest
 from decoders_for_tests import save_decoder
 from rerankers_for_tests import LongestFirst
 
-from eval.beir import LONGEST_NAME
 from eval.beir import main as eval_main
-from index.errors import ModelError, WinnowError
+from eval.experiment import slug
+from retrieval import Retriever
 from retrieval.rerankers import loading
 from retrieval.rerankers.loading import load_reranker
 from retrieval.rerankers.protocol import Ranked, best_first
-from retrieval.written_system import WrittenSystem
 
 NUM_QUERIES, NUM_DOCUMENTS = 12, 60
 
@@ -66,22 +64,23 @@ def loaded(monkeypatch):
 def evaluated(folder, tmp_path, *systems, more=()):
     arguments = ["--data", str(folder), "--no-progress", "--json", str(tmp_path / "out.json")]
     arguments += [part for system in systems for part in ("--system", system)]
-    assert eval_main([*arguments, "--runs", str(tmp_path / "runs"), *more]) == 0
+    assert eval_main([*arguments, "--out", str(tmp_path / "results"), *more]) == 0
     return json.loads((tmp_path / "out.json").read_text())
 
 
 def run_of(tmp_path, name):
     """Of each query, its documents in order and their scores."""
     found = {}
-    for line in (tmp_path / "runs" / f"data.test.{name}.run").read_text().splitlines():
+    for line in (tmp_path / "results" / "data.test" / f"{slug(name)}.run").read_text().splitlines():
         query, _, doc_id, _, score, _ = line.split()
         found.setdefault(query, {})[doc_id] = float(score)
     return found
 
 
 def test_a_reranked_system_holds_the_best_of_its_first_stage_in_the_order_of_the_reranker(folder, tmp_path, loaded):
-    evaluated(folder, tmp_path, "bm25,rerank=icr:some/model,depth=4")
-    first, second = run_of(tmp_path, "bm25"), run_of(tmp_path, "bm25-rerank-icr-some-model-depth-4")
+    system = "bm25,rerank=icr:some/model,depth=4"
+    evaluated(folder, tmp_path, system)
+    first, second = run_of(tmp_path, "bm25"), run_of(tmp_path, system)
     for query, scores in first.items():
         assert len(scores) == 10
         assert second[query] == {doc_id: len(text_of(int(doc_id[1:])).strip()) for doc_id in list(scores)[:4]}
@@ -91,8 +90,8 @@ def test_a_reranked_system_holds_the_best_of_its_first_stage_in_the_order_of_the
 def test_it_is_compared_with_its_first_stage_which_is_measured_once(folder, tmp_path, loaded, capsys):
     systems = "bm25,rerank=icr:m,depth=10", "bm25", "bm25,rerank=icr:m,depth=10,sign=-1", "bm25,rerank=icr:m,depth=3"
     report = evaluated(folder, tmp_path, *systems)
-    assert [one["system"] for one in report["systems"]] == ["bm25", systems[0], systems[2], systems[3]]
-    values = {one["system"]: one["measures"]["nDCG@10"] for one in report["systems"]}
+    assert [one["system"] for one in report["cells"]] == ["bm25", systems[0], systems[2], systems[3]]
+    values = {one["system"]: one["measures"]["nDCG@10"] for one in report["cells"]}
     assert values[systems[0]] == 1.0  # the longest of all ten
     assert [(one["system"], one["with"]) for one in report["comparisons"]] == [(one, "bm25") for one in values if one != "bm25"]  # fmt: skip
     for one in report["comparisons"]:
@@ -111,23 +110,24 @@ def test_each_query_is_reranked_once_after_a_short_warm_up(folder, tmp_path, loa
 
 
 def test_several_arms_are_reranked_as_they_are_fused_and_tuned(folder, tmp_path, loaded):
-    system = "bm25+vectors,rerank=icr:m,depth=5"
-    more = ["--fusion", "rrf", "--fusion", "min-max", "--tune", "train"]
-    report = evaluated(folder, tmp_path, system, more=more)
-    names = [one["system"] for one in report["systems"]]
-    ways = ["rrf", "min-max", "tuned on train"]
-    assert names == [f"{one}, {way}" for way in ways for one in ("bm25+vectors", system)]
+    reranked = "rerank=icr:m,depth=5"
+    systems = [f"bm25+vectors,fusion=rrf,{reranked}", f"bm25+vectors,{reranked}"]
+    report = evaluated(folder, tmp_path, *systems, more=["--tune", "train"])
     pairs = [(one["system"], one["with"]) for one in report["comparisons"]]
-    assert pairs == [(f"{system}, {way}", f"bm25+vectors, {way}") for way in ways]
-    for way in ("rrf", "min-max"):
-        first = run_of(tmp_path, f"bm25+vectors-{way}")
-        second = run_of(tmp_path, f"bm25+vectors-rerank-icr-m-depth-5-{way}")
-        assert all(set(second[query]) == set(list(first[query])[:5]) for query in first)
+    assert pairs == [
+        (systems[0], "bm25+vectors,fusion=rrf"),
+        (systems[1], "bm25+vectors"),
+        (f"{systems[1]}, tuned on train", "bm25+vectors, tuned on train"),
+    ]
+    assert [one["system"] for one in report["cells"]] == [name for pair in pairs for name in reversed(pair)]
+    for system, first in pairs:
+        ranked, reordered = run_of(tmp_path, first), run_of(tmp_path, system)
+        assert all(set(reordered[query]) == set(list(ranked[query])[:5]) for query in ranked)
 
 
 def test_the_run_is_no_longer_than_the_depth_of_the_evaluation(folder, tmp_path, loaded):
     evaluated(folder, tmp_path, "bm25,rerank=icr:m,depth=8", more=["--depth", "3"])
-    assert {len(docs) for docs in run_of(tmp_path, "bm25-rerank-icr-m-depth-8").values()} == {3}
+    assert {len(docs) for docs in run_of(tmp_path, "bm25,rerank=icr:m,depth=8").values()} == {3}
     assert {len(texts) for _, texts in loaded[0][2].asked} == {8}
 
 
@@ -135,11 +135,10 @@ def test_a_real_cross_encoder_reranks(folder, tmp_path):
     from cross_encoders_for_tests import bert
 
     model = bert(tmp_path / "model, a folder=of mine")
-    system = f"bm25,rerank=cross-encoder:{model},depth=5,max_length=30,activation=sigmoid"
+    system = f"bm25,rerank=cross-encoder:{model},depth=5,activation=sigmoid,max_length=30"
     report = evaluated(folder, tmp_path, system)
-    assert [one["system"] for one in report["systems"]] == ["bm25", system]
-    (written,) = [path for path in (tmp_path / "runs").iterdir() if "rerank" in path.name or "model" in path.name]
-    assert all(0 < float(line.split()[4]) < 1 for line in written.read_text().splitlines())
+    assert [one["system"] for one in report["cells"]] == ["bm25", system]
+    assert all(0 < score < 1 for docs in run_of(tmp_path, system).values() for score in docs.values())
 
 
 @pytest.mark.parametrize("kind", ["blockrank", "icr"])
@@ -147,51 +146,38 @@ def test_decoders_rerank_with_options_of_their_own(folder, tmp_path, kind):
     model = save_decoder(tmp_path / "decoder", max_position_embeddings=2000)
     system = f"bm25,rerank={kind}:{model},depth=5,chat=none,document_tokens=96"
     evaluated(folder, tmp_path, system)
-    first, second = (run_of(tmp_path, name) for name in ("bm25", re.sub(r"[/,:=]+", "-", system)[-LONGEST_NAME:]))
+    first, second = run_of(tmp_path, "bm25"), run_of(tmp_path, system)
     own = load_reranker(f"{kind}:{model}", chat="none", document_tokens=96)
     best = list(first["q0"])[:5]
     ranked = own.rank("word0", [text_of(int(doc_id[1:])) for doc_id in best])
-    assert list(second["q0"].items()) == [(best[one.index], pytest.approx(one.score)) for one in ranked]
+    assert second["q0"] == {best[one.index]: pytest.approx(one.score) for one in ranked}
 
 
-def test_a_written_system_is_taken_apart():
-    plain = WrittenSystem.of("bm25+minilm")
-    assert (plain.first, plain.reranker) == ("bm25+minilm", None)
-    found = WrittenSystem.of("bm25,depth=7,rerank=blockrank:a/b,c=d/e,dtype=bfloat16,score_layer=12")
-    assert found[1:] == ("bm25", "blockrank:a/b", 7, {"c": "d/e", "dtype": "bfloat16", "score_layer": 12})
-    assert WrittenSystem.of("bm25,rerank=icr:/a, b/c").reranker == "icr:/a, b/c"
-    assert WrittenSystem.of("bm25,rerank=icr:m").depth == 100
-
-
-@pytest.mark.parametrize(
-    ("written", "told"),
-    [
-        ("bm25,depth=5", "has depth=5 but no reranker"),
-        ("bm25,rerank=minilm", "the reranker is 'minilm'; write its kind"),
-        ("bm25,rerank=5", "the reranker is 5; write its kind"),
-        ("bm25,rerank=icr:m,depth=0", "depth is 0"),
-        ("bm25,rerank=icr:m,depth=many", "depth is 'many'"),
-        (",rerank=icr:m", "has no first stage"),
-    ],
-)
-def test_a_system_that_means_nothing_is_one_sentence(folder, capsys, written, told):
-    with pytest.raises((WinnowError, ModelError), match=told):
-        WrittenSystem.of(written)
-    assert eval_main(["--data", str(folder), "--system", written]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("eval.beir: ")
+def test_a_saved_retriever_is_measured_as_it_is_with_the_reranker_that_it_has(folder, tmp_path, loaded):
+    retriever = Retriever.from_pretrained("bm25,rerank=icr:m,depth=6").index(folder, progress=False)
+    retriever.delete(["d0"])
+    retriever.commit().save_pretrained(tmp_path / "saved")
+    report = evaluated(folder, tmp_path, str(tmp_path / "saved"), "bm25", "bm25,rerank=icr:m,depth=6")
+    saved, _, built = report["cells"]
+    assert saved["measures"] == built["measures"]  # d0 is the least of its ten
+    assert saved["problems"] == ["the saved index holds 59 documents, the corpus 60."]
+    assert saved["efficiency"]["build_seconds"] is None
+    assert {len(docs) for docs in run_of(tmp_path, str(tmp_path / "saved")).values()} == {6}
 
 
 @pytest.mark.parametrize(
     ("more", "told"),
     [
         (["--system", "bm25,rerank=icr:m,layer=3"], "icr has no option layer; it has sign"),
-        (["--system", "bm25,rerank=icr:m", "--tune", "cv"], "--tune cv cannot be had with bm25,rerank=icr:m"),
+        (
+            ["--system", "bm25+vectors,rerank=icr:m", "--tune", "cv"],
+            "--tune cv cannot be had with bm25+vectors,rerank=icr:m",
+        ),
         (["--system", "bm25,rerank=cross-encoder:/no/such"], "neither a folder"),
     ],
 )
 def test_what_cannot_be_evaluated_is_told_before_the_long_work(folder, capsys, loaded, monkeypatch, more, told):
-    monkeypatch.setattr("eval.systems.Built.of", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr("eval.experiment.build", lambda *_: pytest.fail("built"))
     assert eval_main(["--data", str(folder), *more]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
