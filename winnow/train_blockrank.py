@@ -234,13 +234,13 @@ def parse_data(written: str, split: str, exclude_titles_of: str | None) -> Data:
 
 def lists_of(written: str, arguments: argparse.Namespace) -> list[Candidates]:
     """All lists of one --data, or as many as it is limited to, drawn by the seed. Raises WinnowError."""
-    from eval.datasets import load_dataset
+    from eval.datasets import load_dataset, warned
     from retrieval.training.lists import candidates_of, read_lists, some_of
 
     data = parse_data(written, arguments.split, arguments.exclude_titles_of)
     if data.path.is_file():
         return some_of(read_lists(data.path), data.limit, arguments.seed)
-    judged = load_dataset(data.path, data.split)
+    judged = warned(load_dataset(data.path, data.split))
     kept = None if data.exclude_titles_of is None else load_dataset(data.path, data.exclude_titles_of).qrels
     lists = candidates_of(
         data.path,

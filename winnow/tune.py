@@ -21,11 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from eval.datasets import load_dataset
+    from eval.datasets import load_dataset, warned
     from retrieval import Retriever
 
     retriever = Retriever.from_folder(arguments.folder)
-    judged = load_dataset(arguments.data, arguments.split)
+    judged = warned(load_dataset(arguments.data, arguments.split))
     tuning = retriever.tune(
         judged.queries,
         judged.qrels,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eval.datasets.corpus_check import CorpusCheck, judged_missing, missing_documents
-from eval.datasets.dataset import Dataset, load_dataset, multi_gold, parts_of
+from eval.datasets.dataset import Dataset, load_dataset, multi_gold, parts_of, warned
 from eval.datasets.downloading import cache_folder, download, download_dataset
 from eval.datasets.specs import DatasetSpec, catalogue, named, spec_named
 
@@ -22,4 +22,5 @@ __all__ = [
     "named",
     "parts_of",
     "spec_named",
+    "warned",
 ]

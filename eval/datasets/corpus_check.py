@@ -58,7 +58,9 @@ def judged_missing(dataset: Dataset, ids: Iterable[str]) -> CorpusCheck:
 def told(dataset: Dataset, missing: Set[str]) -> str:
     """Where the first of them is judged, and what they cost."""
     judgments = judgments_in(qrels_of(dataset.folder, dataset.split))
-    where, first = next((where, document) for where, _, document, _ in judgments if document in missing)
+    where, first = next(
+        (where, document) for where, query, document, _ in judgments if document in missing and query in dataset.qrels
+    )
     losing = sum(
         any(relevance > 0 and document in missing for document, relevance in judged.items())
         for judged in dataset.qrels.values()

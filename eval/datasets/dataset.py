@@ -6,12 +6,13 @@ relevant, counts as 0; a query without judgments is not searched.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
 from eval.datasets.specs import DEFAULT_SPLIT, DatasetSpec, catalogue
-from index.errors import CorpusError, WinnowError
+from index.errors import CorpusError, WinnowError, WinnowWarning
 from retrieval.beir_folder import judgments_in, one_of, qrels_of, queries_in, read_qrels
 from retrieval.corpus import FieldNames, read_jsonl
 
@@ -187,6 +188,13 @@ def unlike_parts(folder: Path, found: Set[str], published: Mapping[str, DatasetS
 def is_beir_folder(folder: Path) -> bool:
     """Whether it has any of the files, so that what is missing of it is told."""
     return folder.is_dir() and any((folder / name).exists() for name in FILES)
+
+
+def warned(dataset: Dataset) -> Dataset:
+    """The same, its problems told as warnings: for who makes no report of it."""
+    for problem in dataset.problems:
+        warnings.warn(problem, WinnowWarning, stacklevel=2)
+    return dataset
 
 
 def multi_gold(dataset: Dataset) -> int:

@@ -40,6 +40,7 @@ def test_the_readmes_first_block_runs_from_the_wheel(tmp_path):
     code += "\nimport retrieval, kernels, index, eval.report, winnow.cli\n"
     code += f"assert all(m.__file__.startswith({str(tmp_path)!r}) for m in (retrieval, kernels, index, eval, winnow))\n"
     assert (tmp_path / "installed" / "retrieval" / "models" / "winnow-mini" / "README.md").is_file()
+    assert (tmp_path / "installed" / "eval" / "datasets" / "catalogue.toml").is_file()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(tmp_path / "installed")}
     finished = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True

@@ -2,6 +2,7 @@ import gzip
 import json
 
 import pytest
+from conftest import ROOT
 
 from eval.datasets import (
     catalogue,
@@ -12,8 +13,9 @@ from eval.datasets import (
     named,
     parts_of,
     spec_named,
+    warned,
 )
-from index.errors import CorpusError, WinnowError
+from index.errors import CorpusError, WinnowError, WinnowWarning
 from retrieval.beir_folder import read_qrels
 
 HEADER = "query-id\tcorpus-id\tscore\n"
@@ -98,6 +100,12 @@ def test_judged_queries_without_text_are_told(tmp_path):
     assert problem.endswith("queries.jsonl:2 has no text for a judged query; such queries: 1.")
 
 
+def test_who_makes_no_report_is_warned(tmp_path):
+    dataset = load_dataset(beir_folder(tmp_path / "notes", [("1", "a", 1), ("9", "a", 1)]))
+    with pytest.warns(WinnowWarning, match="test.tsv:3 judges the query '9' that queries.jsonl lacks"):
+        assert warned(dataset) is dataset
+
+
 def test_queries_that_are_all_of_another_data_set_are_refused(tmp_path):
     with pytest.raises(WinnowError, match=r"queries.jsonl has none of the 1 queries that the split 'test' judges"):
         load_dataset(beir_folder(tmp_path / "notes", [("9", "a", 1)]))
@@ -145,6 +153,8 @@ def test_judged_documents_that_the_corpus_lacks_are_told_with_what_they_cost(tmp
     (problem,) = check.problems
     assert "test.tsv:3 judges the document 'y' that the corpus lacks" in problem
     assert problem.endswith("documents that cannot be found: 2, queries that lose a relevant one by it: 1.")  # query 2
+    of_second = judged_missing(dataset.of_queries(["2"]), ["a", "z"])
+    assert "test.tsv:5 judges the document 'y'" in of_second.problems[0]
     assert judged_missing(dataset, iter(["a", "y"])).missing == ("z",)
     assert judged_missing(dataset, ["z", "y", "a"]) == (None, (), ())
 
@@ -180,9 +190,9 @@ def test_queries_of_several_relevant_documents_are_counted(tmp_path):
 
 
 def test_equal_ids_alone_never_remove_anything(tmp_path):
-    for name in ("cranfield", "fiqa"):  # numbers in both; fiqa is BEIR's, and says why not
-        dataset = load_dataset(beir_folder(tmp_path / name, [("1", "1", 1)], documents="12"))
-        assert not dataset.removes_self
+    folder = beir_folder(tmp_path / "cranfield", [("1", "1", 1)], documents="12")  # numbers in both
+    assert not load_dataset(folder).removes_self
+    assert not load_dataset(folder, spec=spec_named("fiqa")).removes_self
 
 
 def test_self_retrieval_is_removed_where_queries_are_documents():
@@ -236,6 +246,15 @@ def test_the_catalogue_is_whole():
     forums = known["cqadupstack"].parts.values()
     assert sum(spec.documents for spec in forums) == known["cqadupstack"].documents == 457_199
     assert sum(spec.queries["test"] for spec in forums) == known["cqadupstack"].queries["test"] == 13_145
+
+
+def test_the_documented_table_is_the_catalogue():
+    page = (ROOT / "docs" / "datasets.md").read_text()
+    for spec in catalogue().values():
+        self = "removed" if spec.removes_self else "kept"
+        assert (
+            f"| `{spec.name}` | {spec.title} | {spec.documents:,} | {spec.queries[spec.split]:,} ({spec.split}) | {self}: {spec.why_self} |"
+        ) in page
 
 
 def test_groups_and_names():

@@ -1,5 +1,6 @@
 """Data sets from a web server on this machine in the place of beir's."""
 
+import errno
 import functools
 import hashlib
 import http.server
@@ -105,8 +106,9 @@ def test_a_download_that_is_broken_off_leaves_nothing_and_can_be_tried_again(ser
 def test_what_a_killed_process_left_is_never_taken_for_whole(spec, cache):
     half = cache / ".scifact.partial" / "unpacked" / "scifact" / "qrels"
     half.mkdir(parents=True)
+    (half / "dev.tsv").write_text("of another zip")
     (half.parents[2] / "scifact.zip").write_text("half")
-    assert (download(spec) / "corpus.jsonl").is_file()
+    assert sorted(path.name for path in (download(spec) / "qrels").iterdir()) == ["test.tsv"]
     assert left_over(cache) == ["scifact"]
 
 
@@ -133,6 +135,23 @@ def test_without_a_network_it_is_one_sentence(spec, cache, monkeypatch):
     with pytest.raises(
         WinnowError, match=r"'scifact' could not be downloaded \(ConnectionError\).* local folder with --data"
     ):
+        download(spec)
+    assert left_over(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConnectionResetError(errno.ECONNRESET, "reset"), "could not be downloaded .ConnectionResetError.; check the network"),
+        (OSError(errno.ENOSPC, "No space left on device"), "could not be stored in .*No space left on device.; make room"),
+    ],
+)  # fmt: skip
+def test_a_full_disk_is_not_taken_for_a_broken_network(spec, cache, monkeypatch, error, message):
+    def failing(*_):
+        raise error
+
+    monkeypatch.setattr("beir.util.download_url", failing)
+    with pytest.raises(WinnowError, match=message):
         download(spec)
     assert left_over(cache) == []
 
