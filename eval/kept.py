@@ -29,6 +29,7 @@ class KeptResults:
         """
         folder  of all data sets; None: nothing is kept
         """
+        self.root = folder
         self.dataset = dataset
         self.folder = None if folder is None else folder / f"{dataset.name}.{dataset.split}"
         self.settings = settings
@@ -71,12 +72,14 @@ class KeptResults:
     @property
     def indexes(self) -> Path | None:
         """Where arms are while they are needed. Their key is in the name: other code builds its own."""
-        return None if self.folder is None else self.folder / "indexes" / f"{self.fingerprint}-{code_fingerprint()}"
+        if self.root is None:
+            return None
+        return self.root / "indexes" / f"{self.fingerprint}-{code_fingerprint()}"
 
     def forget_indexes(self) -> None:
         """Nobody needs them once all cells are there."""
-        if self.folder is not None and (self.folder / "indexes").exists():
-            remove_tree(self.folder / "indexes")
+        if self.indexes is not None and self.indexes.exists():
+            remove_tree(self.indexes)
 
     def path(self, cell: Cell, kind: str) -> Path:
         assert self.folder is not None

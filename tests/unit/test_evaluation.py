@@ -114,7 +114,7 @@ def test_a_finished_cell_is_found_again_and_other_measures_need_no_other_run(fol
     assert again == first
     other = evaluated(folder, tmp_path, *more, "--measure", "nDCG@10", "--measure", "P@1")
     assert set(other["cells"][0]["measures"]) == {"nDCG@10", "P@1"}
-    assert not list((tmp_path / "results").rglob("indexes/*"))
+    assert not list((tmp_path / "results" / "indexes").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_run_that_is_killed_goes_on_with_the_arms_and_cells_that_it_has(folder
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, cwd=ROOT, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len(list(out.rglob("*.json"))) == 1
+    assert [path.name for path in out.glob("*/*.json")] == [f"{slug('bm25')}.json"]
     built = []
     monkeypatch.setattr("eval.experiment.build", lambda *given: built.append(given[2].name) or build(*given))
     resumed = evaluated(folder, tmp_path, *systems, "--out", str(out))
