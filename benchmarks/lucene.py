@@ -1,11 +1,11 @@
 """Do we find what Lucene finds, are our scores its scores, and what does each take? One run, one table.
 
     pip install 'winnow-ir[anchors]'
-    python benchmarks/lucene.py FOLDER ... --impacts FOLDER ... [--model winnow-mini] [--json OUT]
+    python benchmarks/lucene.py FOLDER ... --impacts FOLDER ... [--model winnow-mini] [--encoded FOLDER] [--json OUT]
 
 Each FOLDER is a BEIR folder. BM25 of both on the first ones; on those of --impacts the vectors of a model in hundredths, the same whole
 numbers in both engines, ours through the arm `vectors` with impacts f32. There every document that a query matches is compared, of every
-query: exits with 1 if one score differs. Latency is of the best 10 of a query, warm, one at a time, on one thread, from Python and back,
+query: exits with 1 if one score differs. --encoded has the vectors of data set NAME in FOLDER/NAME, as `winnow encode` writes them. Latency is of the best 10 of a query, warm, one at a time, on one thread, from Python and back,
 the encoding of a learned query apart; index bytes are what scoring reads of ours, all files of Lucene's, neither with texts.
 """
 
@@ -96,9 +96,9 @@ def compare_bm25(dataset: Dataset, folder: Path) -> list[dict[str, Any]]:
     return [row(dataset, "bm25", side, lucene) for side in (our_bm25(dataset), lucene)]
 
 
-def compare_impacts(dataset: Dataset, model: str, folder: Path) -> list[dict[str, Any]]:
-    """The rows; of ours with f32 and Lucene's they say how many queries differ."""
-    whole = whole_vectors(model, dataset, progress=True)
+def compare_impacts(dataset: Dataset, model: str, encoded: Path | None, folder: Path) -> list[dict[str, Any]]:
+    """The rows; the first says in how many queries ours with f32 and Lucene's differ."""
+    whole = whole_vectors(model, dataset, True, None if encoded is None else encoded / dataset.name)
     lucene = lucenes(measure_impacts(f"lucene:{model}", whole, len(whole.ids), folder, progress=False))
     exact = our_impacts(whole, "f32")
     wrong = differing(exact.run, lucene.run)
@@ -125,6 +125,7 @@ def main() -> int:
     parser.add_argument("bm25", nargs="*", type=Path, metavar="FOLDER")
     parser.add_argument("--impacts", nargs="*", type=Path, default=[], metavar="FOLDER")
     parser.add_argument("--model", default="winnow-mini")
+    parser.add_argument("--encoded", type=Path, metavar="FOLDER")
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -132,7 +133,7 @@ def main() -> int:
         for data in arguments.bm25:
             rows += compare_bm25(load_dataset(data), Path(folder))
         for data in arguments.impacts:
-            rows += compare_impacts(load_dataset(data), arguments.model, Path(folder))
+            rows += compare_impacts(load_dataset(data), arguments.model, arguments.encoded, Path(folder))
     print(as_table(rows))
     differing_queries = sum(one.get("queries_differing", 0) for one in rows)
     for one in rows:

@@ -166,6 +166,13 @@ def test_weights_go_to_the_nearest_hundredth_and_those_of_none_are_left_out(data
     assert whole.queries["q1"] == dict(expected)
 
 
+def test_documents_that_were_encoded_before_are_not_encoded_again(dataset, tmp_path):
+    vectors = {doc_id: {"tea": 1.234 + number, "moon": 0.001} for number, doc_id in enumerate(TEXTS)}
+    whole = whole_vectors("winnow-mini", dataset, False, vectors)
+    (tea,) = LearnedSparseEncoder.from_pretrained("winnow-mini").vocabulary.numbers(["tea"]).tolist()
+    assert [vector for _, vector in whole.vectors()] == [{str(tea): 123}, {str(tea): 223}, {str(tea): 323}]
+
+
 def test_rows_lose_what_rounds_to_nothing():
     rows = SparseRows(np.array([0, 2, 2, 3]), np.array([5, 6, 5]), np.array([0.004, 1.236, 0.01], np.float32))
     whole = whole_rows(rows)
