@@ -21,7 +21,7 @@ from typing import Any
 Found = list[tuple[str, float]]
 MEMORY = "-Xmx2g"  # of Java
 BUFFER_MB = "512"  # of the index writer; its default would be more than all of that
-WARM_UP_SEARCHES, WARM_UP_SECONDS = 2_000, 20.0  # until Java has compiled what it runs
+WARM_UP_SECONDS = 20.0  # at most
 COLLECTIONS = {
     "bm25": ["--collection", "JsonCollection"],
     "impacts": ["--collection", "JsonVectorCollection", "--impact", "--pretokenized"],
@@ -65,7 +65,7 @@ def opened(folder: Path, request: dict[str, Any]) -> Callable[[Any, int], Found]
         return lambda query, k: [(hit.docid, hit.score) for hit in searcher.search(query, k)]
     # -1: with 0 it would leave out the terms that are in every document
     impacts = LuceneImpactSearcher(index, AsGiven(), -1)
-    # Anserini lowers equal scores by a millionth each, so that their order is kept: the scores are whole numbers
+    # Anserini rounds scores to 4 digits and lowers equal ones by a millionth each, so that their order is kept: these are whole numbers
     return lambda query, k: [(hit.docid, float(round(hit.score))) for hit in impacts.search(query, k)]
 
 
@@ -83,10 +83,12 @@ def run(search: Callable[[Any, int], Found], queries: list[tuple[str, Any]], dep
             print(query, file=told, flush=True)
 
 
-def latency_ms(search: Callable[[Any, int], Found], queries: list[tuple[str, Any]], k: int) -> list[float]:
-    """Of each query alone, once, after a warm-up by all of them in turn; ids and scores are handed over to Python."""
+def latency_ms(
+    search: Callable[[Any, int], Found], queries: list[tuple[str, Any]], k: int, warm_up: int
+) -> list[float]:
+    """Of each query alone, once, after a warm-up of so many searches; ids and scores are handed over to Python."""
     asked, times, started = [query for _, query in queries], [], time.perf_counter()
-    for number in range(WARM_UP_SEARCHES):
+    for number in range(warm_up):
         if time.perf_counter() - started > WARM_UP_SECONDS:
             break
         search(asked[number % len(asked)], k)
@@ -130,7 +132,7 @@ def main(folder: Path) -> None:
     seconds = build(folder, request["kind"])
     search = opened(folder, request)
     run(search, queries, request["depth"], folder / "run.jsonl", told)
-    times = latency_ms(search, queries, request["latency_k"])
+    times = latency_ms(search, queries, request["latency_k"], request["warm_up"])
     measured = {"build_seconds": seconds, "latency_ms": times, **counts(folder), "peak_bytes": peak_bytes()}
     (folder / "measured.json").write_text(json.dumps(measured))
 

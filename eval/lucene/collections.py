@@ -22,10 +22,10 @@ from index.errors import WinnowError
 from index.inverted import InvertedIndex
 from index.options import InvertedIndexOptions
 from kernels.cpu.sparse import SparseRows
-from retrieval.corpus import read_corpus
 from retrieval.encoders.loading import load_encoder
 from retrieval.encoders.protocol import SparseEncoder
 from retrieval.progress import progress as counted
+from retrieval.vector_files import Vectors, documents_of
 
 STEPS = 100  # of a weight of 1
 LARGEST_WEIGHT = 65_535  # in steps: Lucene is given the term as many times
@@ -57,8 +57,10 @@ class WholeVectors(NamedTuple):
         return {one: {str(term): weight for term, weight in query.items()} for one, query in self.queries.items()}
 
 
-def whole_vectors(model: str, dataset: Dataset, progress: bool) -> WholeVectors:
+def whole_vectors(model: str, dataset: Dataset, progress: bool, vectors: Vectors | None = None) -> WholeVectors:
     """Documents and queries of a data set by an encoder, each weight to the nearest hundredth; weights below half of one are left out.
+
+    vectors  what the encoder made of the documents before, see `retrieval.vector_files.read_vectors`
 
     Raises LuceneError for a model that is not sparse or encodes no text, and for weights that Lucene could not score exactly.
     """
@@ -68,7 +70,8 @@ def whole_vectors(model: str, dataset: Dataset, progress: bool) -> WholeVectors:
             f"lucene:{model} has no impacts of texts to give to Lucene; name bm25 or a sparse model, as in lucene:winnow-mini."
         )
     encoder, ids, started = cast(SparseEncoder, encoder), list[str](), time.perf_counter()
-    documents = counted(read_corpus(dataset.folder), total=None, doing="encoding", unit="documents", shown=progress)
+    corpus = documents_of(dataset.folder, None, vectors, encoder)
+    documents = counted(corpus, total=None, doing="encoding", unit="documents", shown=progress)
     encoded = encoder.encode_documents(noting(documents, ids))
     seconds = time.perf_counter() - started
     num_terms = encoded.options.num_terms

