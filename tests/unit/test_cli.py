@@ -193,7 +193,9 @@ def test_eval_prints_a_table_and_writes_report_and_run(beir_folder, tmp_path, ca
     (system,) = report["systems"]
     assert (report["dataset"], report["split"], system["system"]) == ("tiny", "test", "bm25")
     # q1 finds its document first, q2 finds nothing and counts as 0
-    assert system["measures"] == {"nDCG@10": 0.5, "R@100": 0.5, "MRR@10": 0.5}
+    assert system["measures"] == {
+        "nDCG@10": 0.5, "R@100": 0.5, "R@1000": 0.5, "MRR@10": 0.5, "MAP": 0.5, "P@10": 0.05,
+    }  # fmt: skip
     assert set(system["query_latency_ms"]) == {"mean", "p50", "p99"}
     assert set(system["index"]) == {"documents", "postings", "vectors", "bytes", "build_seconds"}
     assert report["comparisons"] == []
