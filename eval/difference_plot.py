@@ -43,7 +43,7 @@ def draw(found: Sequence[RunComparison], path: str) -> None:
         values = np.sort(np.array(list(one.differences.values())))[::-1]
         edges = np.arange(len(values) + 1)
         axes.stairs(np.maximum(values, 0), edges, fill=True, color=GAINED)
-        axes.stairs(np.minimum(values, 0), edges, fill=True, color=LOST, hatch="////", edgecolor="white", linewidth=0)
+        axes.stairs(np.minimum(values, 0), edges, fill=True, color=LOST)
         axes.axhline(0, color=MEAN, linewidth=0.6)
         axes.axhline(one.gain.mean, color=MEAN, linewidth=1.2, linestyle="--", label="mean")
         if np.isfinite([one.gain.low, one.gain.high]).all():

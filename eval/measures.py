@@ -186,6 +186,4 @@ def population(qrels: Qrels, name: str) -> str | None:
         return None
     relevant = [sum(relevance >= least for relevance in judged.values()) for judged in qrels.values()]
     one, several = sum(count > 0 for count in relevant), sum(count > 1 for count in relevant)
-    return (
-        f"{name} is over the {one} of {len(qrels)} queries that have a relevant document; {several} have two or more."
-    )
+    return f"{name} is over the {one} of {len(qrels)} queries with a relevant document; with two or more: {several}."

@@ -37,9 +37,8 @@ class RunFile(NamedTuple):
     no_ranks: int  # the rank column holds no ranking: equal ranks, or what is no whole number
     merged_scores: int  # different scores are equal as 32-bit floats
 
-    def problems(self) -> list[str]:
+    def problems(self, name: str) -> list[str]:
         """A sentence on each of these that occurs."""
-        of = f"of {len(self.run)} queries of {self.path.name}"
         told = (
             (
                 self.ranks_against_scores,
@@ -52,7 +51,7 @@ class RunFile(NamedTuple):
             (self.no_ranks, "the rank column is no ranking (equal ranks, or no whole numbers); the scores decide."),
             (self.merged_scores, "different scores are equal as 32-bit floats, which trec_eval keeps; they are ties."),
         )
-        return [f"in {count} {of} {sentence}" for count, sentence in told if count]
+        return [f"{name}: in {count} of {len(self.run)} queries {sentence}" for count, sentence in told if count]
 
 
 class Ranked(NamedTuple):

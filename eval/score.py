@@ -43,9 +43,9 @@ def score_run(
     read = read_run(path)
     run, removed = without_self(read.run) if remove_self else (read.run, 0)
     coverage = Coverage.of(qrels, run)
-    problems = read.problems() + coverage.problems(name)
+    problems = read.problems(name) + coverage.problems(name)
     if remove_self:
-        problems.append(f"{removed} documents of {name} have the id of their query and were removed.")
+        problems.append(f"documents of {name} that have the id of their query and were removed: {removed}.")
     counts = {
         "queries_without_results": len(coverage.without_results),
         "queries_without_judgments": len(coverage.without_judgments),

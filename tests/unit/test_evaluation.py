@@ -169,7 +169,9 @@ def test_a_run_that_is_killed_goes_on_with_the_arms_and_cells_that_it_has(folder
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [path.name for path in out.glob("*/*.json")] == [f"{slug('bm25')}.json"]
     built = []
-    monkeypatch.setattr("eval.experiment.build", lambda *given: built.append(given[2].name) or build(*given))
+    monkeypatch.setattr(
+        "eval.experiment.build", lambda *given: built.append(given[2] and given[2].name) or build(*given)
+    )
     resumed = evaluated(folder, tmp_path, *systems, "--out", str(out))
     whole = evaluated(folder, tmp_path, *systems)
     assert [one["measures"] for one in resumed["cells"]] == [one["measures"] for one in whole["cells"]]
