@@ -193,8 +193,8 @@ def test_a_bad_request_is_one_sentence_and_nothing_is_written(folder, capsys):
 
 def test_eval_itself_asks_for_data_and_a_system(capsys):
     for arguments, message in [
-        (["eval", "--system", "bm25"], "no data set is given; name one with --data FOLDER or --dataset NAME"),
-        (["eval", "--data", "."], "no system is given; name one with --system"),
+        (["eval", "--system", "bm25"], "there is no data set; give --data FOLDER"),
+        (["eval", "--data", "."], "there is no system to measure"),
     ]:
         assert message in failure(capsys, arguments)
 
