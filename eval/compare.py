@@ -144,7 +144,9 @@ def extremes(one: RunComparison, scored: Sequence[ScoredRun], texts: Mapping[str
         for query in queries:
             before, after = values[one.baseline][query], values[one.run][query]
             said = shown(texts.get(query, ""))
-            lines.append(f"  {one.differences[query]:+.4f}  {before:.4f} to {after:.4f}  {query}  {said}".rstrip())
+            lines.append(
+                f"  {one.differences[query]:+.4f}  {before:.4f} to {after:.4f}  {shown(query)}  {said}".rstrip()
+            )
     return lines
 
 

@@ -21,7 +21,8 @@ from index.errors import CorpusError, WinnowError
 from index.files import created, flush_file, flush_folder, make_folders, remove_file, rename, write_all
 from retrieval.corpus import lines_of
 
-UNWRITABLE = re.compile(r"[\s\ud800-\udfff]")  # white space, or half of a surrogate pair
+# white space, the mark that a reader drops at the start of a file, or half of a surrogate pair
+UNWRITABLE = re.compile(r"[\s\ufeff\ud800-\udfff]")
 COLUMN = re.compile(r"[^ \t\r\n\v\f]+")  # other white space is part of an id, as it is in C
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")  # float() would take underscores, and words
 NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)

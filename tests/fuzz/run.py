@@ -15,7 +15,7 @@ from subprocess import PIPE, STDOUT
 
 HERE = Path(__file__).parent
 ATTACKS = (
-    "corpus_jsonl", "corpus_tsv", "corpus_gz", "queries", "qrels", "runs",
+    "corpus_jsonl", "corpus_tsv", "corpus_gz", "queries", "qrels", "runs", "run_files",
     "manifest", "description", "array_file", "vectors", "query",
     "vectors_jsonl", "ciff", "npz", "encoded", "filters",
 )  # fmt: skip

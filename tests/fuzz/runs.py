@@ -1,4 +1,4 @@
-"""TREC run files, which we only write: whatever is written must read back, by hand, as what was given."""
+"""TREC run files as we write them: whatever is written must read back, by hand, as what was given."""
 
 import struct
 

@@ -47,6 +47,7 @@ def test_randomisation_of_few_queries_counts_all_signs(differences):
 def test_randomisation_by_hand():
     assert randomisation_test(np.array([1.0, 2.0])) == 2 / 4  # of -3, -1, 1, 3 two are as far from 0 as 3
     assert randomisation_test(np.full(10, 0.1)) == 2 / 1024
+    assert randomisation_test(np.append(np.full(10, 0.1), np.zeros(90))) == 2 / 1024  # signs of zeros are not drawn
     assert randomisation_test(np.array([0.5])) == 1
     assert randomisation_test(np.array([0.5, 0.0])) == 1
     assert randomisation_test(np.zeros(9)) == 1

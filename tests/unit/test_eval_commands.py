@@ -1,10 +1,13 @@
 """`winnow eval score` and `winnow eval compare`: what they print, write and refuse."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
 from eval.compare import CORRECTION_NAMES, shown
 from eval.compare import main as compare_main
@@ -13,6 +16,9 @@ from eval.significance import CORRECTIONS
 from winnow.cli import main
 
 NUM_QUERIES = 8
+BLOCKS = re.findall(
+    r"^```(console|python)\n(.*?)^```$", (ROOT / "docs" / "evaluation.md").read_text(), re.MULTILINE | re.DOTALL
+)
 MEASURES = ["--measure", "RR", "--measure", "AllGold@1"]
 
 
@@ -114,6 +120,27 @@ def test_compare_tells_differences_tests_and_queries(folder, capsys):
     assert other["p_randomisation"] == other["p_randomisation_corrected"] == 1
     assert better["differences"] == {f"q{i}": 0.5 if i < 4 else 0.0 for i in range(8)}
     assert [one["measures"]["RR"] for one in report["runs"]] == [1 / 2, 6 / 8, 7 / 16]
+
+
+def test_the_largest_gains_and_losses_come_first(folder, capsys):
+    (folder / "qrels.tsv").write_text("".join(f"q{i} 0 d 1\n" for i in range(6)))
+    ranked = {  # query -> rank of the relevant document, before and after
+        "q0": (2, 1), "q1": (4, 1), "q2": (3, 1), "q3": (1, 3), "q4": (1, 4), "q5": (1, 2),
+    }  # fmt: skip
+    for number, name in enumerate(("before.run", "after.run")):
+        lines = [f"{query} Q0 {'d' if rank == ranks[number] else f'x{rank}'} {rank} {-rank} t\n"
+                 for query, ranks in ranked.items() for rank in range(1, 5)]  # fmt: skip
+        (folder / name).write_text("".join(lines))
+    arguments = ["--qrels", "qrels.tsv", "before.run", "after.run", "--measure", "RR", "--worst", "2"]
+    assert compare_main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[-6:] == [
+        "after.run beside before.run, RR: largest gains",
+        "  +0.7500  0.2500 to 1.0000  q1",
+        "  +0.6667  0.3333 to 1.0000  q2",
+        "after.run beside before.run, RR: largest losses",
+        "  -0.7500  1.0000 to 0.2500  q4",
+        "  -0.6667  1.0000 to 0.3333  q3",
+    ]
 
 
 def test_the_baseline_may_be_any_run(folder, capsys):
@@ -232,3 +259,25 @@ def test_help_imports_nothing_heavy(command):
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert "usage:" in finished.stdout
+
+
+def test_the_examples_of_the_documentation_print_what_it_shows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = [block.removeprefix("$ ").partition("\n") for kind, block in BLOCKS if kind == "console"]
+    for command, _, content in blocks:
+        if command.startswith("cat "):
+            (tmp_path / command.removeprefix("cat ")).write_text(content)
+    shown_here = [
+        (command, output) for command, _, output in blocks if re.match("winnow eval (score|compare) ", command)
+    ]
+    assert len(shown_here) == 2
+    for command, output in shown_here:
+        assert main(command.split()[1:]) == 0
+        assert capsys.readouterr().out == output
+    (code,) = [block for kind, block in BLOCKS if kind == "python" and "read_run" in block]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    ).stdout
+    assert printed.startswith("['bm25.run: in 1 of 3 queries equal scores")
+    assert printed.endswith("{'RR': 0.5}\n")

@@ -45,7 +45,7 @@ def test_a_run_file_keeps_every_score(tmp_path):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["r.run"]
 
 
-@pytest.mark.parametrize("doc_id", ["a b", "a\u2003b", "", "\ud800"])
+@pytest.mark.parametrize("doc_id", ["a b", "a\u2003b", "\ufeffa", "", "\ud800"])
 def test_an_id_that_no_column_can_hold_cannot_be_written(tmp_path, doc_id):
     with pytest.raises(WinnowError, match=r"the document id '.*' is empty or holds white space or invalid Unicode"):
         write_run(tmp_path / "r.run", {"1": {doc_id: 1.0}}, "mine")
