@@ -119,7 +119,7 @@ class Answers(NamedTuple):
 
 
 def answers(retriever: Retriever, dataset: Dataset, depth: int, fusion: Fusion | None) -> Answers:
-    """The ranking of `depth` documents for each query, and how long a search takes."""
+    """The ranking of `depth` documents for each query, not reranked, and how long a search takes."""
     run, num_self = ranked(retriever, dataset, depth, fusion)
     return Answers(run, measure_latency(retriever, list(dataset.queries.values()), fusion), num_self)
 
@@ -153,7 +153,9 @@ def reranked_answers(
 
 def ranked(retriever: Retriever, dataset: Dataset, depth: int, fusion: Fusion | None) -> tuple[Run, int]:
     """The best `depth` documents of each query, with their scores; and how many were taken out because they are the query."""
-    found = retriever.search_batch(dataset.queries.values(), k=asked_for(dataset, depth), fusion=fusion, stored=False)
+    found = retriever.search_batch(
+        dataset.queries.values(), k=asked_for(dataset, depth), fusion=fusion, rerank=False, stored=False
+    )
     return as_run(dataset, found, depth)
 
 

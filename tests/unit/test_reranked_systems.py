@@ -157,8 +157,10 @@ def test_a_saved_retriever_is_measured_as_it_is_with_the_reranker_that_it_has(fo
     retriever = Retriever.from_pretrained("bm25,rerank=icr:m,depth=6").index(folder, progress=False)
     retriever.delete(["d0"])
     retriever.commit().save_pretrained(tmp_path / "saved")
-    report = evaluated(folder, tmp_path, str(tmp_path / "saved"), "bm25", "bm25,rerank=icr:m,depth=6")
-    saved, _, built = report["cells"]
+    without = f"{tmp_path / 'saved'},rerank=none"
+    report = evaluated(folder, tmp_path, str(tmp_path / "saved"), without, "bm25", "bm25,rerank=icr:m,depth=6")
+    saved, first, bm25, built = report["cells"]
+    assert first["measures"]["MRR@10"] == bm25["measures"]["MRR@10"]
     assert saved["measures"] == built["measures"]  # d0 is the least of its ten
     assert saved["problems"] == ["the saved index holds 59 documents, the corpus 60."]
     assert saved["efficiency"]["build_seconds"] is None
