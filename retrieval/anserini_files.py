@@ -45,6 +45,7 @@ class Written(NamedTuple):
     rows: int  # documents or queries
     impacts: int  # of them all
     left_out: int  # weights so small that their impact is 0
+    empty: int  # documents without an impact, which are written, or queries without one, which no topic can be
 
 
 def write_vectors(vectors: Vectors, folder: str | Path, *, scale: float = SCALE, progress: bool = True) -> Written:
@@ -76,7 +77,7 @@ def write_vectors(vectors: Vectors, folder: str | Path, *, scale: float = SCALE,
 
     make_folders(folder.absolute().parent)
     whole(folder.absolute(), fill)
-    return Written(sizes["rows"], sizes["impacts"], sizes["left out"])
+    return Written(sizes["rows"], sizes["impacts"], sizes["left out"], sizes["empty"])
 
 
 def write_topics(
@@ -84,7 +85,8 @@ def write_topics(
 ) -> Written:
     """Write topics (`-topicReader TsvString`, or `TsvInt` where all ids are numbers), one file, packed if it ends in `.gz`.
 
-    queries  (id, weight by term) of each, as `encoded_queries` gives them; one without terms has an empty line, so that it counts
+    queries  (id, weight by term) of each, as `encoded_queries` gives them; one without terms is left out and counted, as Anserini
+             reads no file with an empty topic
 
     Raises WinnowError as `write_vectors` does, for ids with white space or given twice, and for topics of a million words.
     """
@@ -103,11 +105,13 @@ def write_topics(
             raise WinnowError(
                 f"the query {query!r:.60} would be {sum(impacts.values()):,} words, each impact so many; give a smaller scale than {scale}."
             )
-        lines.append(f"{query}\t{' '.join(' '.join([term] * impact) for term, impact in impacts.items())}\n")
+        if impacts:
+            words = " ".join(" ".join([term] * impact) for term, impact in impacts.items())
+            lines.append(f"{query}\t{words}\n")
     data = "".join(lines).encode()
     make_folders(path.absolute().parent)
     replace_file(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-    return Written(len(seen), sizes["impacts"], sizes["left out"])
+    return Written(len(lines), sizes["impacts"], sizes["left out"], sizes["empty"])
 
 
 def read_topics(path: str | Path) -> dict[str, dict[str, int]]:
@@ -158,7 +162,7 @@ def impacts_of(weights: Mapping[str, float], scale: float, where: str, sizes: Co
                 f"{where} has the impact {impact:,} of {term!r:.60}, beyond 32 bits; give a smaller scale than {scale}."
             )
     kept = {term: impact for term, impact in impacts.items() if impact}
-    sizes.update({"impacts": len(kept), "left out": len(impacts) - len(kept)})
+    sizes.update({"impacts": len(kept), "left out": len(impacts) - len(kept), "empty": not kept})
     return kept
 
 

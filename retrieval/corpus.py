@@ -16,7 +16,7 @@ from typing import Any
 
 from index.documents import Document
 from index.errors import CorpusError
-from index.manifest import finite, not_json
+from index.manifest import finite, is_index, not_json
 from index.vectors import checked_weights
 
 LONGEST_UNPACKED = 4 << 20  # bytes of a line of a small .gz file; a thousand times its size can be packed into one
@@ -104,7 +104,12 @@ def read_folder(folder: Path, names: FieldNames) -> Iterator[Document]:
             return
     files = sorted(text_files(folder))
     if not files:
-        for part in jsonl_files(folder):
+        parts = jsonl_files(folder)
+        if not parts:
+            raise CorpusError(
+                f"{folder} holds neither corpus.jsonl nor text files ({', '.join(TEXT_FILES)}) nor other JSONL files."
+            )
+        for part in parts:
             yield from read_jsonl(part, names)
         return
     for file in files:
@@ -116,14 +121,14 @@ def read_folder(folder: Path, names: FieldNames) -> Iterator[Document]:
 
 
 def jsonl_files(folder: Path) -> list[Path]:
-    """The JSONL files of a collection in parts, as Anserini's are, by name. Raises CorpusError where there are none."""
-    parts = sorted(path for path in folder.iterdir() if kind_of(path) in JSONL_FILES and path.is_file())
-    if not parts:
-        raise CorpusError(
-            f"{folder} holds neither corpus.jsonl nor text files ({', '.join(TEXT_FILES)}) nor parts of a collection "
-            f"({', '.join(JSONL_FILES)})."
-        )
-    return parts
+    """The JSONL files of a folder by name: a collection in parts, as Anserini's are. An index of ours has none."""
+    if is_index(folder):
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if kind_of(path) in JSONL_FILES and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def kind_of(path: Path) -> str:

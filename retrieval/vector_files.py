@@ -118,7 +118,9 @@ def read_vectors(source: Vectors) -> VectorsById:
     """All vectors of a source: a path, or a mapping {id: {term: weight}}.
 
     A path leads to a `.jsonl` file (`{"id": ..., "vector": {term: weight}}` in each line), a `.ciff` file (either also `.gz`),
-    a `.npz` file of a CSR matrix, a folder of `winnow encode`, or one of JSONL files, as Anserini's JsonVectorCollection. Raises CorpusError, IndexFormatError, StorageError.
+    a `.npz` file of a CSR matrix, a folder of `winnow encode`, or one of JSONL files, as Anserini's JsonVectorCollection.
+
+    Raises CorpusError, IndexFormatError, StorageError.
     """
     if isinstance(source, Mapping):
         return VectorsById.of("vectors=", of_mapping(source))
@@ -129,8 +131,8 @@ def read_vectors(source: Vectors) -> VectorsById:
     path = Path(source)
     if is_encoded(path):
         return read_encoded(path)
-    if is_folder(path):
-        return read_jsonl(path, jsonl_files(path))
+    if is_folder(path) and (parts := jsonl_files(path)):
+        return read_jsonl(path, parts)
     if not is_file(path):
         raise CorpusError(f"{str(path)!r:.200} is no file of vectors; {KINDS}.")
     readers = {".ciff": read_ciff, ".npz": read_npz, **dict.fromkeys(JSONL_FILES, read_jsonl)}

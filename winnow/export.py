@@ -35,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     if topics is not None:
         written = write_topics(topics, arguments.topics, scale=arguments.scale)
         print(f"{arguments.topics}: {written.rows:,} queries, {written.impacts:,} impacts; {told(written.left_out)}")
+        if written.empty:
+            print(f"queries without a term, which no topic can be, left out: {written.empty:,}")
     return 0
 
 

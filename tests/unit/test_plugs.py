@@ -3,9 +3,11 @@
 import json
 import logging
 import os
+import re
 
 import pytest
 from beir.retrieval.evaluation import EvaluateRetrieval
+from conftest import ROOT
 from encoders_for_tests import WordEncoder
 
 from eval.measures import measure_run
@@ -160,9 +162,11 @@ def test_what_is_no_corpus_is_told(corpus, message):
 
 def test_a_corpus_that_failed_is_not_taken_for_indexed():
     search = BeirSearch("bm25", progress=False)
+    first = search.search(CORPUS, QUERIES, 10)
     for _ in range(2):
         with pytest.raises(CorpusError, match="int 5 as its text"):
             search.search({"a": {"text": 5}}, QUERIES, 10)
+    assert search.search(CORPUS, QUERIES, 10) == first
 
 
 def test_other_misuse_is_told():
@@ -191,6 +195,13 @@ def test_encode_writes_an_index_and_search_from_files_reads_it(tmp_path):
     search.search(CORPUS, QUERIES, 10)  # another corpus, which the folder does not become
     kept = search.search_from_files(f"{folder}/queries.pkl", [f"{folder}/corpus.0.pkl"], 10)
     assert in_order(kept) == in_order(again)
+
+
+def test_a_retriever_that_encode_saved_stays_its_owners(tmp_path):
+    retriever = Retriever(WordEncoder()).index(RECORDS, progress=False)
+    BeirSearch(retriever, progress=False).encode(CORPUS, QUERIES, str(tmp_path))
+    retriever.index([{"_id": "new", "text": "moon"}], progress=False)  # in memory, as before
+    assert len(Retriever.from_folder(tmp_path / "corpus.0.pkl")) == len(CORPUS)
 
 
 def test_files_that_encode_did_not_write_are_told(tmp_path):
@@ -311,3 +322,17 @@ def test_options_keep_results_of_one_name_apart(mteb):
     assert plain.name == other.name
     assert plain.model_name_with_experiment != other.model_name_with_experiment
     assert MtebSearch("bm25", meta={"name": "me/mine", "revision": "2"}).mteb_model_meta.name == "me/mine"
+
+
+SECTION = (ROOT / "docs" / "evaluation.md").read_text().partition("\n## In other harnesses\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "output"),
+    re.findall(r"```python\n([^`]*)```\n\n```text\n([^`]*)```", SECTION),
+    ids=["beir", "anserini"],
+)
+def test_the_examples_print_what_the_page_shows(code, output, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out == output
