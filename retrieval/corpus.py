@@ -16,12 +16,13 @@ from typing import Any
 
 from index.documents import Document
 from index.errors import CorpusError
-from index.manifest import finite, not_json
+from index.manifest import finite, is_index, not_json
 from index.vectors import checked_weights
 
 LONGEST_UNPACKED = 4 << 20  # bytes of a line of a small .gz file; a thousand times its size can be packed into one
 TIMES_PACKED = 20  # the same of a larger one, in sizes of the file; text packs to a third or a tenth
 TEXT_FILES = (".txt", ".md", ".rst", ".text")
+JSONL_FILES = (".jsonl", ".json", ".ndjson")
 Corpus = str | Path | Mapping[str, Mapping[str, Any]] | Iterable[Document | Mapping[str, Any]]
 
 
@@ -85,10 +86,9 @@ def read_path(path: Path, names: FieldNames) -> Iterator[Document]:
         return
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; give a .jsonl or .tsv file, or a folder of text files.")
-    suffixes = path.suffixes[-2:-1] if path.suffix == ".gz" else path.suffixes[-1:]
-    if suffixes in ([".jsonl"], [".json"], [".ndjson"]):
+    if kind_of(path) in JSONL_FILES:
         yield from read_jsonl(path, names)
-    elif suffixes == [".tsv"]:
+    elif kind_of(path) == ".tsv":
         yield from read_tsv(path, names)
     else:
         raise CorpusError(
@@ -97,20 +97,43 @@ def read_path(path: Path, names: FieldNames) -> Iterator[Document]:
 
 
 def read_folder(folder: Path, names: FieldNames) -> Iterator[Document]:
-    """A BEIR folder's corpus, else every text file: id = path below the folder, title = name without suffix."""
+    """A BEIR folder's corpus, else every text file: id = path below the folder, title = name without suffix; else JSONL files."""
     for corpus in (folder / "corpus.jsonl", folder / "corpus.jsonl.gz"):
         if corpus.is_file():
             yield from read_jsonl(corpus, names)
             return
     files = sorted(text_files(folder))
     if not files:
-        raise CorpusError(f"{folder} holds neither corpus.jsonl nor text files ({', '.join(TEXT_FILES)}).")
+        parts = jsonl_files(folder)
+        if not parts:
+            raise CorpusError(
+                f"{folder} holds neither corpus.jsonl nor text files ({', '.join(TEXT_FILES)}) nor other JSONL files."
+            )
+        for part in parts:
+            yield from read_jsonl(part, names)
+        return
     for file in files:
         try:
             text = file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise CorpusError(f"{file} is not valid UTF-8 (byte {error.start}); convert it to UTF-8.") from error
         yield Document(file.relative_to(folder).as_posix(), file.stem, text)
+
+
+def jsonl_files(folder: Path) -> list[Path]:
+    """The JSONL files of a folder by name: a collection in parts, as Anserini's are. An index of ours has none."""
+    if is_index(folder):
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if kind_of(path) in JSONL_FILES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def kind_of(path: Path) -> str:
+    """The ending that says what a file holds, without .gz."""
+    return "".join(path.suffixes[-2:-1]) if path.suffix == ".gz" else path.suffix
 
 
 def text_files(folder: Path) -> Iterator[Path]:
