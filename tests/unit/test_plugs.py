@@ -270,7 +270,7 @@ def test_a_task_without_texts_is_told():
 @pytest.fixture(scope="module")
 def mteb(tmp_path_factory):
     os.environ.setdefault("MTEB_CACHE", str(tmp_path_factory.mktemp("mteb")))  # its results, never in the user's home
-    found = pytest.importorskip("mteb", reason="NOT RUN: mteb is not installed; pip install 'winnow-ir[mteb]'")
+    found = pytest.importorskip("mteb", reason="NOT RUN: mteb is not installed; pip install mteb")
     logging.getLogger("mteb").setLevel(logging.ERROR)
     return found
 
