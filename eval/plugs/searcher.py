@@ -100,13 +100,13 @@ class Searcher:
         return len(self._encoders) or self._held().model.count("+") + 1
 
     def settings(self) -> dict[str, Any]:
-        """What makes the results differ from those of another system of this name."""
-        given = (
-            {"fusion": self._fusion, "rerank": getattr(self._reranker, "name", None)}
-            if self._reranker
-            else {"fusion": self._fusion}
-        )
-        return {**self.options, **{name: value for name, value in given.items() if value is not None}}
+        """What makes results differ from those of another system of this name."""
+        settings = dict(self.options)
+        if self._fusion is not None:
+            settings["fusion"] = self._fusion
+        if self._reranker is not None:
+            settings |= {"rerank": getattr(self._reranker, "name", type(self._reranker).__name__), "depth": self._depth}
+        return settings
 
     def hold(self, ids: Collection[str], documents: Iterable[Mapping[str, Any]]) -> None:
         """Have this corpus to search.

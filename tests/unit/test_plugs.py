@@ -5,6 +5,7 @@ import logging
 import os
 import re
 
+import cross_encoders_for_tests
 import pytest
 from beir.retrieval.evaluation import EvaluateRetrieval
 from conftest import ROOT
@@ -15,7 +16,7 @@ from eval.plugs.beir_search import BeirSearch
 from eval.plugs.mteb_search import MtebSearch
 from eval.plugs.searcher import Searcher
 from index.errors import CorpusError, WinnowError
-from retrieval import Fusion, Ranked, Retriever
+from retrieval import Fusion, Ranked, Retriever, load_reranker
 
 CORPUS = {
     "a": {"title": "Tides", "text": "The moon pulls the water of the sea."},
@@ -143,6 +144,20 @@ def test_only_documents_that_were_reranked_are_found():
     assert [list(found) for found in search.search(CORPUS, QUERIES, 1000).values()] == [
         list(found)[::-1] for found in first.values()
     ]
+
+
+def test_a_system_may_be_written_with_its_reranker(tmp_path):
+    folder = cross_encoders_for_tests.bert(tmp_path / "model")
+    written = f"bm25,rerank=cross-encoder:{folder},depth=2"
+    search = BeirSearch(written, progress=False)
+    reranker = load_reranker(f"cross-encoder:{folder}")
+    retriever = Retriever.from_pretrained("bm25").index(RECORDS, progress=False)
+    expected = retriever.search_batch(QUERIES.values(), k=2, rerank=reranker, depth=2)
+    assert list(in_order(search.search(CORPUS, QUERIES, 1000)).values()) == [
+        [(hit.doc_id, hit.score) for hit in hits] for hits in expected
+    ]
+    with pytest.raises(WinnowError, match="names a reranker, and rerank= is another"):
+        BeirSearch(written, rerank=reranker)
 
 
 @pytest.mark.parametrize(
