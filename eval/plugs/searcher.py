@@ -10,18 +10,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from eval.reranking import WrittenSystem
 from index.errors import WinnowError
 from index.manifest import is_index
 from index.vectors import checked_count
 from retrieval import Retriever
-from retrieval.encoders.loading import load_encoders
 from retrieval.encoders.protocol import Encoder
 from retrieval.fusion import Fusion
 from retrieval.queries import checked_text
 from retrieval.rerankers.loading import load_reranker
 from retrieval.rerankers.protocol import Reranker
 from retrieval.rerankers.stage import DEFAULT_DEPTH
+from retrieval.written_system import WrittenSystem
 
 QUERIES_TOGETHER = 256  # whose hits are objects at the same time; afterwards they are ids and scores
 System = str | Path | Retriever
@@ -46,11 +45,11 @@ class Searcher:
         progress: bool = True,
         **options: Any,
     ):
-        """A system by name ("bm25+minilm", "bm25,rerank=KIND:MODEL,depth=50"): its models are loaded once, and each corpus is
+        """A system by name ("bm25+minilm,fusion=rrf", "bm25,rerank=KIND:MODEL,depth=50"): its models are loaded once, and each corpus is
         indexed anew, in memory. A Retriever, or the folder of a saved one, either holds the corpus already or is empty and takes
-        the first one.
+        the first one; its fusion and its reranker are its own.
 
-        fusion   how arms are fused, instead of the retriever's own way
+        fusion   how arms are fused, instead of that
         rerank   a reranker, which orders the best `depth` documents (100 unless told); no others are then found
         options  of the models, `impacts` among them, as `Retriever.from_pretrained` takes them
 
@@ -69,7 +68,10 @@ class Searcher:
             self.name, self._retriever = Path(system).name, Retriever.from_folder(system)
         else:
             self.name = str(system)
-            self._load(WrittenSystem.of(self.name))
+            self._load(WrittenSystem.of(self.name, may_be_saved=False))
+        if self._retriever is not None and rerank is None and self._retriever.reranker is not None:
+            self._reranker = self._retriever.reranker
+            self._depth = self._retriever.rerank_depth if depth is None else depth
         if self._retriever is not None and options:
             raise WinnowError(f"{self.name} is built already; leave the options {', '.join(options)} out.")
         if depth is not None and self._reranker is None:
@@ -78,12 +80,17 @@ class Searcher:
 
     def _load(self, written: WrittenSystem) -> None:
         options = dict(self.options)
-        self._encoders = load_encoders(written.first, options.pop("impacts", None), options)
-        if written.reranker is None:
+        self._encoders = written.encoders(options.pop("impacts", None), options)
+        if written.fusion is not None:
+            if self._fusion is not None:
+                raise WinnowError(f"{str(written)!r:.100} names a fusion, and fusion= is another; give one of them.")
+            self._fusion = written.fused()
+        if not written.reranks:
             return
         if self._reranker is not None:
-            raise WinnowError(f"{written.written!r:.100} names a reranker, and rerank= is another; give one of them.")
-        self._reranker, self._depth = load_reranker(written.reranker, **written.options), written.depth
+            raise WinnowError(f"{str(written)!r:.100} names a reranker, and rerank= is another; give one of them.")
+        self._reranker = load_reranker(str(written.reranker), **written.reranker_options)
+        self._depth = written.depth or DEFAULT_DEPTH
 
     @property
     def kinds(self) -> set[str]:
@@ -154,9 +161,9 @@ class Searcher:
     def _found(
         self, queries: Sequence[str], texts: Sequence[str], k: int, filter: Mapping[str, Any] | None = None
     ) -> dict[str, dict[str, float]]:
-        reranking = {} if self._reranker is None else {"rerank": self._reranker, "depth": self._depth}
+        reranking = {"rerank": False} if self._reranker is None else {"rerank": self._reranker, "depth": self._depth}
         batch = self._held().search_batch(
-            texts, k, filter=filter, fusion=self._fusion, stored=False, **reranking  # type: ignore[arg-type]
+            texts, k, filter=filter, fusion=self._fusion, stored=False, **reranking
         )  # fmt: skip
         found = {q: {hit.doc_id: hit.score for hit in hits} for q, hits in zip(queries, batch, strict=True)}
         unknown = next(
