@@ -202,7 +202,7 @@ def slug(name: str) -> str:
     """A file's name for any name, which no other name has.
 
     >>> slug("bm25+minilm,fusion=rrf")
-    'bm25+minilm-fusion-rrf-4a0ec1f0'
+    'bm25+minilm-fusion-rrf-a5354cd8'
     """
     readable = re.sub(r"[^A-Za-z0-9.+_-]+", "-", name).strip("-.")[-100:]
     return f"{readable}-{sha256(name.encode()).hexdigest()[:8]}"
