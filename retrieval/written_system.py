@@ -116,7 +116,7 @@ class WrittenSystem:
             self._set("depth", DEFAULT_DEPTH if self.depth is None else checked_count("depth", self.depth))
             if "impacts" in self.reranker_options:
                 raise WinnowError(
-                    f"impacts is an option of an arm, not of a reranker; write it as {self.arms[0]}.impacts={self.reranker_options['impacts']}."
+                    f"impacts is an option of an arm, not of a reranker; write it as {self.arms[0]}.impacts=..."
                 )
             return
         told = [*([f"depth={self.depth}"] if self.depth is not None else []), *self.reranker_options]
@@ -221,7 +221,7 @@ def parsed(written: str, may_be_saved: bool) -> dict[str, Any]:
     bare = {name: told.pop((None, name)) for arm, name in list(told) if arm is None}
     if bare and reranker is None and len(arms) > 1:
         raise WinnowError(
-            f"the system {written!r:.100} has {next(iter(bare))}, and does not say of which arm; write it as {arms[-1]}.{as_settings(bare)[0]}."
+            f"the system {written!r:.100} has {next(iter(bare))}, and does not say of which arm; write it as {arms[-1]}.{next(iter(bare))}=..."
         )
     options: dict[str, dict[str, Any]] = {}
     for (arm, name), value in told.items():

@@ -12,8 +12,8 @@ from eval.latency import Latency
 from eval.measures import measure_queries, measure_run
 from eval.systems import Built, Outcome, built_together, cross_validated, options_of
 from retrieval import Fusion
-from retrieval.written_system import fusion_of
 from retrieval.opened import IndexStatistics
+from retrieval.written_system import fusion_of
 
 NUM_QUERIES = 20
 
