@@ -1,6 +1,8 @@
 """A retriever's own reranker: used by every search that does not say otherwise, loaded when it is needed, kept as text."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cross_encoders_for_tests import bert
@@ -177,9 +179,11 @@ def test_a_reranker_without_a_name_is_not_lost_in_silence(loaded, tmp_path):
         ):
             retriever.save_pretrained(tmp_path / folder)
     assert not (tmp_path / "j").exists()
-    retriever.add([{"_id": "new", "text": "tea"}], progress=False).commit(
-        progress=False
-    )  # the reranker is no part of that
+    retriever.add([{"_id": "new", "text": "tea"}], progress=False)
+    with pytest.raises(WinnowError, match="no index can keep"):
+        retriever.save_pretrained(tmp_path / "i")
+    assert len(Retriever.from_folder(tmp_path / "i")) == len(CORPUS)  # nothing was done by halves
+    retriever.commit(progress=False)
     assert Retriever.from_folder(tmp_path / "i").reranker is None
     retriever.reranker = "icr:m"
     retriever.save_pretrained(tmp_path / "i")
@@ -280,8 +284,13 @@ def test_the_commands_write_show_use_and_leave_out_the_reranker(loaded, tmp_path
 
 
 def test_a_model_is_loaded_once_by_several_threads(loaded, monkeypatch):
-    from concurrent.futures import ThreadPoolExecutor
+    load = loading.KINDS["icr"]()
 
+    def slowly(model, **options):
+        time.sleep(0.2)
+        return load(model, **options)
+
+    monkeypatch.setitem(loading.KINDS, "icr", lambda: slowly)
     retriever = retriever_of("bm25,rerank=icr:m,depth=5")
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: ids(retriever.search("tea", 3)), range(12)))

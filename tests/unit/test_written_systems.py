@@ -72,7 +72,9 @@ def test_the_order_of_settings_does_not_count(system, rng):
     words = {True: "true", None: "null"}
     assume(not any(isinstance(value, list) for _, value in settings))
     written = [f"{name}={words[value] if value is None or value is True else value}" for name, value in settings]
-    assert WrittenSystem.of(",".join([first, *written])) == system
+    again = WrittenSystem.of(",".join([first, *written]))
+    assert again == system
+    assert str(again) == str(system)
 
 
 @given(systems())
@@ -108,6 +110,12 @@ def test_without_a_reranker_a_bare_option_is_the_only_arms():
 
 def test_a_reranker_has_a_hundred_documents_unless_told():
     assert str(WrittenSystem.of("bm25,rerank=icr:m")) == "bm25,rerank=icr:m,depth=100"
+
+
+def test_a_text_that_looks_like_a_number_is_one_but_where_a_text_is_asked_for():
+    system = WrittenSystem(("mini",), options={"mini": {"top_k": "7", "revision": "7"}})
+    assert system.options == {"mini": {"top_k": 7, "revision": "7"}}
+    assert WrittenSystem.of("mini,revision=7,top_k=7") == system
 
 
 def test_a_comma_before_a_blank_is_part_of_a_name():
@@ -276,6 +284,16 @@ def test_sparse_before_a_name_asks_for_a_sparse_model():
         load_encoder("sparse:minilm")
     with pytest.raises(ModelError, match="no/such"):
         load_encoder("sparse:no/such")
+
+
+def test_a_dense_checkpoint_is_not_read_as_a_sparse_one(tmp_path):
+    from dense_for_tests import dense_model
+    from tiny_checkpoints import bert
+
+    folder = str(dense_model(bert(tmp_path / "plain"), tmp_path / "dense"))
+    assert load_encoder(folder).kind == "dense"
+    with pytest.raises(ModelError, match="a sparse encoder over a vocabulary has"):
+        load_encoder(f"sparse:{folder}")
 
 
 # TOML files
