@@ -168,6 +168,29 @@ def test_a_saved_retriever_is_measured_as_it_is_with_the_reranker_that_it_has(fo
 
 
 @pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("bm25,depth=5", "has depth=5 but no reranker"),
+        ("bm25,rerank=minilm", "the reranker is 'minilm'; write its kind"),
+        ("bm25+vectors,fusion=sum", "fusion is 'sum'; it must be one of"),
+        (",rerank=icr:m", "one of them without a name"),
+    ],
+)
+def test_a_system_that_means_nothing_is_one_sentence(folder, capsys, written, told):
+    assert eval_main(["--data", str(folder), "--system", written]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("eval.beir: ")
+    assert told in line
+
+
+def test_a_file_of_systems_stands_for_all_of_them_or_one(folder, tmp_path, loaded):
+    path = tmp_path / "systems.toml"
+    path.write_text('[first]\narms = ["bm25"]\n[second]\narms = ["bm25"]\nrerank = "icr:m"\ndepth = 4\n')
+    for asked, names in ((str(path), ["bm25", "bm25,rerank=icr:m,depth=4"]), (f"{path}:first", ["bm25"])):
+        assert [one["system"] for one in evaluated(folder, tmp_path, asked)["cells"]] == names
+
+
+@pytest.mark.parametrize(
     ("more", "told"),
     [
         (["--system", "bm25,rerank=icr:m,layer=3"], "icr has no option layer; it has sign"),
