@@ -80,7 +80,7 @@ def run(search: Callable[[Any, int], Found], queries: list[tuple[str, Any]], dep
     with open(file, "w", encoding="utf-8") as lines:
         for query, asked in queries:
             lines.write(json.dumps([query, search(asked, depth)]) + "\n")
-            print(query, file=told, flush=True)
+            print(file=told, flush=True)
 
 
 def latency_ms(

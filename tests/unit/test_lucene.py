@@ -33,7 +33,7 @@ queries = [json.loads(line) for line in open(folder / "queries.jsonl")]
 with open(folder / "run.jsonl", "w") as run:
     for query, _ in queries:
         run.write(json.dumps([query, [["d2", 0.1 + 0.2], ["d1", 0.25]]]) + "\\n")
-        print(query, flush=True)
+        print(flush=True)
 files = sorted(file.name for file in (folder / "documents").iterdir())
 (folder / "measured.json").write_text(json.dumps({"build_seconds": 1.5, "latency_ms": [1.0, 2.0, 6.0], "documents": len(files),
     "postings": 7, "index_bytes": 11, "peak_bytes": 13}))
