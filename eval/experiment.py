@@ -15,7 +15,7 @@ from eval.datasets import Dataset
 from eval.latency import QueryTimes
 from eval.lucene.system import is_lucene, measure_lucene
 from eval.memory import peak_bytes, reset_peak
-from eval.provenance import code_fingerprint, commit, machine, today
+from eval.provenance import code_fingerprint, commit, machine, models_fingerprint, today
 from eval.systems import (
     Answers,
     Built,
@@ -70,6 +70,35 @@ class Models:
         return self.rerankers[written]
 
 
+class Arms:
+    """Arms over one corpus, each built when it is first needed."""
+
+    def __init__(self, corpus: Path, models: Models, folder: Path | None, progress: bool):
+        """
+        corpus  the folder of a data set
+        folder  where indexes of arms are kept, and opened again; None: in memory
+        """
+        self.corpus, self.models, self.folder, self.progress = corpus, models, folder, progress
+        self.built: dict[str, Built] = {}
+
+    def retriever(self, system: WrittenSystem) -> Built:
+        """Over the corpus, with all arms of the system."""
+        if system.is_saved:
+            return self.once(system.arms[0], lambda: opened(system.arms[0]))
+        return together([self.arm(arm) for arm in system.each_arm()])
+
+    def arm(self, arm: WrittenSystem) -> Built:
+        name = str(arm)
+        self.models.load(arm)
+        folder = None if self.folder is None else self.folder / f"{slug(name)}-{models_fingerprint(arm)}"
+        return self.once(name, lambda: build(self.models.encoders[name], self.corpus, folder, self.progress))
+
+    def once(self, name: str, made: Callable[[], Built]) -> Built:
+        if name not in self.built:
+            self.built[name] = made()
+        return self.built[name]
+
+
 class Experiment:
     """One split of one data set."""
 
@@ -77,16 +106,14 @@ class Experiment:
         self,
         dataset: Dataset,
         settings: Settings,
-        models: Models,
+        arms: Arms,
         judged: Dataset | None = None,
-        folder: Path | None = None,
     ):
         """
+        arms    over the corpus of the data set
         judged  the split whose queries tune
-        folder  where indexes of arms are kept, and opened again; None: in memory
         """
-        self.dataset, self.settings, self.models, self.judged, self.folder = dataset, settings, models, judged, folder
-        self.built: dict[str, Built] = {}
+        self.dataset, self.settings, self.arms, self.judged = dataset, settings, arms, judged
 
     def measured(self, cell: Cell, results: Mapping[Cell, Result | None]) -> Result:
         """What comes of a cell.
@@ -96,7 +123,7 @@ class Experiment:
         if is_lucene(str(cell.system)):
             return self.of_lucene(cell)
         system, settings = cell.system, self.settings
-        built, fusion, tuning = self.retriever(system), self.fusion(system), None
+        built, fusion, tuning = self.arms.retriever(system), self.fusion(system), None
         reset_peak()
         if (reranker := self.reranker(system, built.retriever)) is not None:
             first = results[cell.first]
@@ -167,29 +194,13 @@ class Experiment:
             "date": today(),
         }
 
-    def retriever(self, system: WrittenSystem) -> Built:
-        """Over the corpus, with all arms of the system."""
-        if system.is_saved:
-            return self.kept(system.arms[0], lambda: opened(system.arms[0]))
-        return together([self.arm(arm) for arm in system.each_arm()])
-
     def reranker(self, system: WrittenSystem, retriever: Retriever) -> tuple[Reranker, int] | None:
         """That the system names, or that a saved retriever has, and how many documents it orders."""
         if system.reranks:
-            return self.models.reranker(system), system.depth or DEFAULT_RERANKED
+            return self.arms.models.reranker(system), system.depth or DEFAULT_RERANKED
         if system.is_saved and system.reranker is None and retriever.reranker is not None:
             return retriever.reranker, retriever.rerank_depth
         return None
-
-    def arm(self, arm: WrittenSystem) -> Built:
-        name = str(arm)
-        folder = None if self.folder is None else self.folder / slug(name)
-        return self.kept(name, lambda: build(self.models.encoders[name], self.dataset, folder, self.settings.progress))
-
-    def kept(self, name: str, made: Callable[[], Built]) -> Built:
-        if name not in self.built:
-            self.built[name] = made()
-        return self.built[name]
 
     def fusion(self, system: WrittenSystem) -> Fusion | None:
         """To the depth of the run; None of one arm, and of a saved retriever, which has its own."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from eval.cells import CROSS_VALIDATED, Cell, Result
 from eval.comparison import compare_with_parts
 from eval.datasets import Dataset, load_dataset, missing_documents
-from eval.experiment import Experiment, Models, Settings
-from eval.kept import KeptResults
+from eval.experiment import Arms, Experiment, Models, Settings
+from eval.kept import KeptResults, forget, indexes_of
 from eval.measures import measure_run
 from eval.report import Report
 from index.errors import WinnowError
+from index.locks import WriterLock
 from retrieval.progress import bar
 from retrieval.written_system import WrittenSystem
 
@@ -44,35 +47,55 @@ def cells_of(systems: Iterable[WrittenSystem], tune: str | None) -> list[Cell]:
 def measure_all(
     works: Sequence[Work], settings: Settings, measures: Sequence[str], out: Path | None = None
 ) -> Iterator[Report]:
-    """A report of each data set, as soon as it is done.
+    """A report of each data set, as soon as it is done. Splits of one corpus that follow each other share its arms.
 
     out  where results are kept and found again; None: nowhere
 
-    Raises WinnowError, for what models and rerankers cannot do before anything is measured.
+    Raises WinnowError, for what models and rerankers cannot do before anything is measured, and LockedError while another process
+    writes to `out`.
     """
-    stores = [KeptResults(work.dataset, settings, out) for work in works]
-    found = [{cell: store.find(cell) for cell in work.cells} for store, work in zip(stores, works, strict=True)]
-    models, pending = Models(), [cell for kept in found for cell, result in kept.items() if result is None]
+    stores, models = [KeptResults(work.dataset, settings, out) for work in works], Models()
+    each = list(zip(works, stores, strict=True))
+    pending = [cell for work, store in each for cell in work.cells if not store.has(cell)]
     for cell in pending:
         models.load(cell.system)
-    total = sum(len(kept) for kept in found)
-    with bar(
-        total=total,
-        doing="measuring",
-        unit="systems",
-        first=total - len(pending),
-        shown=settings.progress and total > 1,
-    ) as shown:
-        for work, store, kept in zip(works, stores, found, strict=True):
-            dataset = work.dataset if all(kept.values()) else with_corpus_checked(work.dataset)
-            experiment = Experiment(dataset, settings, models, judged_for(work), store.indexes)
-            for cell, result in kept.items():
-                if result is None:
-                    kept[cell] = result = experiment.measured(cell, kept)
-                    store.keep(result, measure_run(dataset.qrels, result.run, measures))
-                    shown.update()
-            store.forget_indexes()
-            yield report_of(dataset, [result for result in kept.values() if result is not None], measures)
+    total = sum(len(work.cells) for work in works)
+    first, is_shown = total - len(pending), settings.progress and total > 1
+    with alone(out), bar(total=total, doing="measuring", unit="systems", first=first, shown=is_shown) as shown:
+        for corpus, same in groupby(each, key=lambda one: one[0].dataset.folder):
+            arms = Arms(corpus, models, indexes_of(corpus, out), settings.progress)
+            for work, store in same:
+                yield measure_split(work, store, arms, measures, shown.update)
+            forget(arms.folder)
+
+
+@contextmanager
+def alone(out: Path | None) -> Iterator[None]:
+    """While no other process writes results to the same folder. Raises LockedError."""
+    lock = None if out is None else WriterLock(out)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release(remove=True)
+
+
+def measure_split(
+    work: Work, store: KeptResults, arms: Arms, measures: Sequence[str], measured: Callable[[], object]
+) -> Report:
+    """What is kept of it, and what is measured now.
+
+    measured  is called after each cell that is
+    """
+    results = {cell: store.find(cell) for cell in work.cells}
+    dataset = work.dataset if all(results.values()) else with_corpus_checked(work.dataset)
+    experiment = Experiment(dataset, store.settings, arms, judged_for(work))
+    for cell, result in results.items():
+        if result is None:
+            results[cell] = result = experiment.measured(cell, results)
+            store.keep(result, measure_run(dataset.qrels, result.run, measures))
+            measured()
+    return report_of(dataset, [result for result in results.values() if result is not None], measures)
 
 
 def with_corpus_checked(dataset: Dataset) -> Dataset:

@@ -44,8 +44,13 @@ def installed(library: str) -> str:
 def dataset_fingerprint(dataset: Dataset) -> str:
     """Of the bytes of corpus, queries and judgments."""
     files = [one_of(dataset.folder, "corpus.jsonl"), one_of(dataset.folder, "queries.jsonl")]
+    return fingerprint_of([*files, qrels_of(dataset.folder, dataset.split)])
+
+
+def fingerprint_of(files: Iterable[Path]) -> str:
+    """16 hexadecimal digits: of the bytes of files."""
     digest = sha256()
-    for path in (*files, qrels_of(dataset.folder, dataset.split)):
+    for path in files:
         with path.open("rb") as file:
             digest.update(file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

@@ -70,8 +70,8 @@ class TimedEncoder:
             self.seconds += time.perf_counter() - started
 
 
-def build(encoder: Encoder, dataset: Dataset, folder: Path | None, progress: bool) -> Built:
-    """An arm over the corpus, in memory, or in a folder, where one that was built before is opened again."""
+def build(encoder: Encoder, corpus: Path, folder: Path | None, progress: bool) -> Built:
+    """An arm over a corpus, in memory, or in a folder, where one that was built before is opened again."""
     if folder is not None and (noted := costs_file(folder)).is_file():
         return Built(Retriever.from_folder(folder), Costs(**json.loads(noted.read_text(encoding="utf-8"))))
     timed_encoder = TimedEncoder(encoder)
@@ -83,7 +83,7 @@ def build(encoder: Encoder, dataset: Dataset, folder: Path | None, progress: boo
         retriever.save_pretrained(folder, progress=False)
     reset_peak()
     started = time.perf_counter()
-    retriever.index(dataset.folder, progress=progress)
+    retriever.index(corpus, progress=progress)
     costs = Costs(time.perf_counter() - started, timed_encoder.seconds, peak_bytes())
     if folder is not None:
         replace_file(costs_file(folder), json.dumps(costs._asdict()).encode())

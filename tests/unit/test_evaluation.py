@@ -18,8 +18,9 @@ from eval.kept import KeptResults
 from eval.measures import measure_run
 from eval.measuring import Work, cells_of, measure_all
 from eval.memory import peak_bytes, reset_peak
-from eval.systems import build, cross_validated, together
+from eval.systems import build, cross_validated, together, tuned_on
 from index.errors import WinnowError
+from index.locks import WriterLock
 from retrieval import Fusion, Retriever
 from retrieval.written_system import WrittenSystem
 
@@ -88,7 +89,7 @@ def test_cross_validation_tunes_no_query_on_itself(folder, tmp_path, monkeypatch
     models, arms = Models(), [WrittenSystem.of(name) for name in ("bm25", "vectors")]
     for arm in arms:
         models.load(arm)
-    built = together([build(models.encoders[str(arm)], dataset, None, False) for arm in arms])
+    built = together([build(models.encoders[str(arm)], folder, None, False) for arm in arms])
     seen = []
 
     def tuned(retriever, judged, depth, measure, progress):
@@ -176,20 +177,48 @@ def test_a_run_that_is_killed_goes_on_with_the_arms_and_cells_that_it_has(folder
     whole = evaluated(folder, tmp_path, *systems)
     assert [one["measures"] for one in resumed["cells"]] == [one["measures"] for one in whole["cells"]]
     assert resumed["comparisons"] == whole["comparisons"]
-    assert built[:2] == [slug("vectors"), slug("bm25")]  # `vectors` was next; bm25 is opened again for the fusion
+    assert [name.partition("-")[0] for name in built[:2]] == ["vectors", "bm25"]  # `vectors` was next; bm25 is opened again for the fusion
 
 
 def test_an_arm_that_was_built_before_is_opened_and_half_of_one_is_built_anew(folder, tmp_path):
-    dataset, models = load_dataset(folder), Models()
+    models = Models()
     models.load(WrittenSystem.of("bm25"))
     encoder, place = models.encoders["bm25"], tmp_path / "indexes" / "bm25"
     half = Retriever(encoder)
     half.save_pretrained(place, progress=False)
-    first = build(encoder, dataset, place, False)
+    first = build(encoder, folder, place, False)
     assert len(first.retriever) == 100
-    second = build(encoder, dataset, place, False)
+    second = build(encoder, folder, place, False)
     assert second.costs == first.costs
     assert second.retriever.search("word3") == first.retriever.search("word3")
+
+
+def test_splits_of_one_corpus_share_its_arms(folder, tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr("eval.experiment.build", lambda *given: built.append(1) or build(*given))
+    report = evaluated(folder, tmp_path, "--system", "bm25", "--split", "train", "--split", "test")
+    assert [one["split"] for one in report["cells"]] == ["train", "test"]
+    assert built == [1]
+
+
+def test_a_tuned_cell_depends_on_the_judgments_that_tune_it(folder, tmp_path, monkeypatch):
+    more = ["--system", "bm25+vectors", "--tune", "train", "--out", str(tmp_path / "results")]
+    evaluated(folder, tmp_path, *more)
+    with (folder / "qrels" / "train.tsv").open("a") as file:
+        file.write("q0\td5\t1\n")
+    tuned = []
+    monkeypatch.setattr("eval.experiment.tuned_on", lambda *given: tuned.append(1) or tuned_on(*given))
+    evaluated(folder, tmp_path, *more)
+    assert tuned == [1]
+
+
+def test_one_process_at_a_time_writes_to_a_folder_of_results(folder, tmp_path, capsys):
+    out = tmp_path / "results"
+    lock = WriterLock(out)
+    assert eval_main(["--data", str(folder), "--system", "bm25", "--no-progress", "--out", str(out)]) == 1
+    assert f"is already writing to {out}" in capsys.readouterr().err
+    lock.release()
+    evaluated(folder, tmp_path, "--system", "bm25", "--out", str(out))
 
 
 def test_several_data_sets_have_a_table_each_and_one_of_their_means(folder, tmp_path, capsys):
