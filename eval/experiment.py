@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from eval.cells import CROSS_VALIDATED, Cell, Efficiency, Result
+from eval.cells import CROSS_VALIDATED, Cell, Efficiency, Measured, Result
 from eval.datasets import Dataset
 from eval.latency import QueryTimes
 from eval.lucene.system import is_lucene, measure_lucene
@@ -115,7 +115,7 @@ class Experiment:
         """
         self.dataset, self.settings, self.arms, self.judged = dataset, settings, arms, judged
 
-    def measured(self, cell: Cell, results: Mapping[Cell, Result | None]) -> Result:
+    def measured(self, cell: Cell, results: Mapping[Cell, Result]) -> Measured:
         """What comes of a cell.
 
         results  of other cells: of the first stage that a tuned system is reranked after
@@ -126,8 +126,7 @@ class Experiment:
         built, fusion, tuning = self.arms.retriever(system), self.fusion(system), None
         reset_peak()
         if (reranker := self.reranker(system, built.retriever)) is not None:
-            first = results[cell.first]
-            fusion = fusion if cell.tune is None or first is None else first.fusion
+            fusion = fusion if cell.tune is None else results[cell.first].fusion
             found = reranked_answers(
                 built.retriever, *reranker, self.dataset, settings.depth, fusion, settings.progress
             )
@@ -141,14 +140,15 @@ class Experiment:
                 found = found._replace(run=run, num_self=num_self)
         efficiency = Efficiency.of(built, found.times, peak_bytes())
         problems = self.of_other_documents(built) if system.is_saved else ()
-        return Result.of(cell, self.dataset, found, efficiency, self.provenance(cell), tuning, problems)
+        result = Result.of(cell, self.dataset, found, efficiency, self.provenance(cell), tuning, problems)
+        return Measured(result, found.run)
 
     def of_other_documents(self, built: Built) -> tuple[str, ...]:
         """What is to be said of a saved index that does not hold as many documents as the corpus."""
         held, documents = len(built.retriever), self.dataset.counts["documents"]
         return () if held == documents else (f"the saved index holds {held:,} documents, the corpus {documents:,}.",)
 
-    def of_lucene(self, cell: Cell) -> Result:
+    def of_lucene(self, cell: Cell) -> Measured:
         """By Lucene, in a process of its own."""
         with TemporaryDirectory() as folder:
             outcome = measure_lucene(
@@ -173,7 +173,8 @@ class Experiment:
             **times._asdict(),
         )
         run, num_self = without_queries(self.dataset, outcome.run, self.settings.depth)
-        return Result.of(cell, self.dataset, Answers(run, times, num_self), efficiency, self.provenance(cell))
+        found = Answers(run, times, num_self)
+        return Measured(Result.of(cell, self.dataset, found, efficiency, self.provenance(cell)), run)
 
     def provenance(self, cell: Cell) -> dict[str, str | None]:
         """Where the numbers of a cell come from."""

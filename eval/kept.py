@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from eval.cells import CROSS_VALIDATED, Cell, Result
+from eval.cells import CROSS_VALIDATED, Cell, Measured, Result
 from eval.datasets import Dataset
 from eval.experiment import Settings, slug
 from eval.provenance import code_fingerprint, dataset_fingerprint, fingerprint_of, models_fingerprint
@@ -54,13 +54,13 @@ class KeptResults:
         """Whether something is kept of the cell, by the same code, options and data."""
         return self.described(cell) is not None
 
-    def find(self, cell: Cell) -> Result | None:
+    def find(self, cell: Cell) -> Measured | None:
         """What came of the cell; None where nothing is kept, or of other code, options or data, or half of it."""
         kept = self.described(cell)
         if kept is None:
             return None
         try:
-            return Result.of_json(cell, read_run(self.path(cell, "run")).run, kept)
+            return Measured(Result.of_json(cell, kept), read_run(self.path(cell, "run")).run)
         except (KeyError, TypeError, AttributeError, WinnowError):
             return None
 
@@ -74,12 +74,13 @@ class KeptResults:
         except (OSError, ValueError, KeyError, TypeError):  # none, or not ours, or half of one
             return None
 
-    def keep(self, result: Result, measures: Mapping[str, float]) -> None:
+    def keep(self, measured: Measured, measures: Mapping[str, float]) -> None:
         """The run first: what the JSON file describes is there."""
         if self.folder is None:
             return
         make_folders(self.folder)
-        write_run(self.path(result.cell, "run"), result.run, slug(result.name))
+        result, run = measured
+        write_run(self.path(result.cell, "run"), run, slug(result.name))
         kept = {"key": self.key(result.cell), **result.as_json(self.dataset, measures)}
         replace_file(self.path(result.cell, "json"), (json.dumps(kept, indent=1) + "\n").encode())
 

@@ -13,7 +13,7 @@ from eval.comparison import compare_with_parts
 from eval.datasets import Dataset, load_dataset, missing_documents
 from eval.experiment import Arms, Experiment, Models, Settings
 from eval.kept import KeptResults, forget, indexes_of
-from eval.measures import measure_run
+from eval.measures import means, measure_queries
 from eval.report import Report
 from index.errors import WinnowError
 from index.locks import WriterLock
@@ -87,15 +87,22 @@ def measure_split(
 
     measured  is called after each cell that is
     """
-    results = {cell: store.find(cell) for cell in work.cells}
-    dataset = work.dataset if all(results.values()) else with_corpus_checked(work.dataset)
-    experiment = Experiment(dataset, store.settings, arms, judged_for(work))
-    for cell, result in results.items():
-        if result is None:
-            results[cell] = result = experiment.measured(cell, results)
-            store.keep(result, measure_run(dataset.qrels, result.run, measures))
+    dataset, experiment = work.dataset, None
+    results: dict[Cell, Result] = {}
+    values: list[dict[str, dict[str, float]]] = []  # a run is let go as soon as it is measured: it may be large
+    for cell in work.cells:
+        found = kept = store.find(cell)
+        if found is None:
+            experiment = experiment or Experiment(with_corpus_checked(dataset), store.settings, arms, judged_for(work))
+            found = experiment.measured(cell, results)
+        values.append(measure_queries(dataset.qrels, found.run, measures))
+        if kept is None:
+            store.keep(found, means(values[-1]))
             measured()
-    return report_of(dataset, [result for result in results.values() if result is not None], measures)
+        results[cell] = found.result
+    first = {cell.name: own[measures[0]] for cell, own in zip(work.cells, values, strict=True)}
+    compared = compare_with_parts(first, {cell.name: cell.parts for cell in work.cells})
+    return Report(dataset, list(results.values()), list(map(means, values)), compared)
 
 
 def with_corpus_checked(dataset: Dataset) -> Dataset:
@@ -103,12 +110,6 @@ def with_corpus_checked(dataset: Dataset) -> Dataset:
     check = missing_documents(dataset)
     counts = {"documents": check.documents or 0, "judged_documents_missing": len(check.missing)}
     return dataset._replace(problems=(*dataset.problems, *check.problems), counts={**dataset.counts, **counts})
-
-
-def report_of(dataset: Dataset, results: list[Result], measures: Sequence[str]) -> Report:
-    """Systems beside their parts by the first measure."""
-    values = [measure_run(dataset.qrels, result.run, measures) for result in results]
-    return Report(dataset, results, values, compare_with_parts(dataset.qrels, results, measures[0]))
 
 
 def judged_for(work: Work) -> Dataset | None:

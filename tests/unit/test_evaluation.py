@@ -177,7 +177,10 @@ def test_a_run_that_is_killed_goes_on_with_the_arms_and_cells_that_it_has(folder
     whole = evaluated(folder, tmp_path, *systems)
     assert [one["measures"] for one in resumed["cells"]] == [one["measures"] for one in whole["cells"]]
     assert resumed["comparisons"] == whole["comparisons"]
-    assert [name.partition("-")[0] for name in built[:2]] == ["vectors", "bm25"]  # `vectors` was next; bm25 is opened again for the fusion
+    assert [name.partition("-")[0] for name in built[:2]] == [
+        "vectors",
+        "bm25",
+    ]  # `vectors` was next; bm25 is opened again for the fusion
 
 
 def test_an_arm_that_was_built_before_is_opened_and_half_of_one_is_built_anew(folder, tmp_path):
