@@ -17,6 +17,7 @@ from eval.measures import means, measure_queries
 from eval.report import Report
 from index.errors import WinnowError
 from index.locks import WriterLock
+from retrieval.beir_folder import qrels_of
 from retrieval.progress import bar
 from retrieval.written_system import WrittenSystem
 
@@ -59,6 +60,9 @@ def measure_all(
     pending = [cell for work, store in each for cell in work.cells if not store.has(cell)]
     for cell in pending:
         models.load(cell.system)
+    for work in works:
+        if (split := tuning_split(work)) is not None:
+            qrels_of(work.dataset.folder, split)  # which raises where there is none
     total = sum(len(work.cells) for work in works)
     first, is_shown = total - len(pending), settings.progress and total > 1
     with alone(out), bar(total=total, doing="measuring", unit="systems", first=first, shown=is_shown) as shown:
@@ -113,6 +117,11 @@ def with_corpus_checked(dataset: Dataset) -> Dataset:
 
 
 def judged_for(work: Work) -> Dataset | None:
-    """The split whose queries tune, if any does. Raises WinnowError where there is none of that name."""
-    splits = [cell.tune for cell in work.cells if cell.tune not in (None, CROSS_VALIDATED)]
-    return load_dataset(work.dataset.folder, str(splits[0])) if splits else None
+    """The split whose queries tune, if another does."""
+    split = tuning_split(work)
+    return None if split is None else load_dataset(work.dataset.folder, split)
+
+
+def tuning_split(work: Work) -> str | None:
+    """Its name."""
+    return next((cell.tune for cell in work.cells if cell.tune not in (None, CROSS_VALIDATED)), None)
