@@ -8,8 +8,8 @@ numbers in both engines, ours through the arm `vectors` with impacts f32. There 
 query: exits with 1 if one score differs. --encoded has the vectors of data set NAME in FOLDER/NAME, as `winnow encode` writes them.
 
 Latency is of the best 10 of a query, warm, one at a time, on one thread, from Python and back, the best of 5 passes over the queries; a
-learned query is given as weights. Index bytes are all that scoring reads of ours and all files of Lucene's, neither with texts. Building
-is by one thread, both from the start of what compiles or loads compiled code.
+learned query is given as weights. Index bytes are all that scoring reads of ours and all files of Lucene's, neither with texts. Lucene
+builds with one thread and from a cold Java.
 """
 
 from __future__ import annotations

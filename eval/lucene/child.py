@@ -12,7 +12,6 @@ import json
 import math
 import os
 import resource
-import runpy
 import sys
 import time
 from collections.abc import Callable
@@ -24,8 +23,8 @@ MEMORY = "-Xmx2g"  # of Java
 BUFFER_MB = "512"  # of the index writer; its default would be more than all of that
 WARM_UP_SECONDS = 20.0  # at most
 COLLECTIONS = {
-    "bm25": ["--collection", "JsonCollection"],
-    "impacts": ["--collection", "JsonVectorCollection", "--impact", "--pretokenized"],
+    "bm25": ["-collection", "JsonCollection"],
+    "impacts": ["-collection", "JsonVectorCollection", "-impact", "-pretokenized"],
 }
 
 
@@ -48,10 +47,14 @@ def start_java() -> None:
 
 def build(folder: Path, kind: str) -> float:
     """Seconds that Lucene takes for the index, one thread, merged into one segment."""
-    sys.argv = ["pyserini.index.lucene", *COLLECTIONS[kind], "--input", str(folder / "documents"), "--index", str(folder / "index"),
-                "--generator", "DefaultLuceneDocumentGenerator", "--threads", "1", "--optimize", "--memoryBuffer", BUFFER_MB]  # fmt: skip
+    from jnius import autoclass
+
+    indexer = autoclass("io.anserini.index.IndexCollection")
     started = time.perf_counter()
-    runpy.run_module("pyserini.index.lucene", run_name="__main__")
+    indexer.main([
+        *COLLECTIONS[kind], "-input", str(folder / "documents"), "-index", str(folder / "index"),
+        "-generator", "DefaultLuceneDocumentGenerator", "-threads", "1", "-optimize", "-memoryBuffer", BUFFER_MB,
+    ])  # fmt: skip
     return time.perf_counter() - started
 
 
