@@ -102,7 +102,9 @@ def test_texts_are_handed_over_with_the_title_in_the_same_field(dataset, child, 
     ]
     assert records(tmp_path / "work" / "queries.jsonl") == [list(query) for query in QUERIES.items()]
     request = json.loads((tmp_path / "work" / "request.json").read_text())
-    assert (request["kind"], request["depth"], request["k1"], request["b"]) == ("bm25", 7, 0.9, 0.4)
+    assert request == {
+        "kind": "bm25", "depth": 7, "k1": 0.9, "b": 0.4, "latency_k": 10, "warm_up": 2_000, "passes": 1
+    }  # fmt: skip
 
 
 def test_the_answers_of_the_process_are_taken_over_at_full_precision(dataset, child, tmp_path):
@@ -240,7 +242,7 @@ def test_our_scores_of_whole_vectors_are_lucenes(anchors, tmp_path):
     indptr = np.concatenate([[0], np.cumsum([len(vector) for vector in vectors.values()])])
     terms, weights = (np.array([pair[i] for v in vectors.values() for pair in sorted(v.items())]) for i in (0, 1))
     whole = WholeVectors(list(vectors), SparseRows(indptr, terms, weights.astype(np.float32)), queries)
-    outcome = measure_impacts("lucene:made-up", whole, len(vectors), tmp_path / "work", False)
+    outcome = measure_impacts("lucene:made-up", whole, len(vectors), tmp_path / "work", False, passes=2)
     expected = {
         query: {
             doc_id: float(sum(weight * vector[term] for term, weight in asked.items() if term in vector))
