@@ -245,9 +245,12 @@ def varlen(q: Any, k: Any, v: Any, queries: Packed, keys: Packed, causal: bool) 
     """An `Attend` by torch's varlen_attn."""
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
+    from retrieval.encoders.ragged_model import keywords_of
+
+    grouped = {"enable_gqa": True} if "enable_gqa" in keywords_of(varlen_attn) else {}  # PyTorch 2.11 needs no telling
     out, lse = varlen_attn(
         q, k, v, queries.starts, keys.starts, queries.longest, keys.longest,
-        return_aux=AuxRequest(lse=True), window_size=(-1, 0) if causal else (-1, -1), enable_gqa=True,
+        return_aux=AuxRequest(lse=True), window_size=(-1, 0) if causal else (-1, -1), **grouped,
     )  # fmt: skip
     return out, lse if lse.shape == q.shape[:2] else lse.T
 
