@@ -93,10 +93,9 @@ def make_texts(tokenizer: Any, count: int) -> tuple[list[str], np.ndarray]:
         for token, number in tokenizer.get_vocab().items()
         if token.isascii() and token.isalpha() and 1_996 <= number < 12_000
     ]
-    words.sort()
-    rng = np.random.default_rng(0)
+    ordered, rng = np.array(sorted(words)), np.random.default_rng(0)
     lengths = rng.integers(TOKENS[0], TOKENS[1] + 1, count)
-    texts = [" ".join(rng.choice(words, length - 2)) for length in lengths]
+    texts = [" ".join(rng.choice(ordered, length - 2)) for length in lengths]
     return texts, np.array([len(one.ids) for one in tokenizer.encode_batch(texts)])
 
 

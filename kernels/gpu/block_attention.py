@@ -97,11 +97,21 @@ def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout
         raise ValueError(
             f"q, k, v and the layout are on {', '.join(map(str, devices))}: move all to one CUDA device, or use the backend 'cpu'."
         )
-    least = min(blocks.rows for kernels in BLOCKS.values() for blocks in kernels)
-    if q.shape[1] % k.shape[1] or q.shape[1] // k.shape[1] > least:
+    if q.shape[1] % k.shape[1] or q.shape[1] // k.shape[1] > most_heads_a_key():
         raise ValueError(
-            f"q has {q.shape[1]} heads and k {k.shape[1]}: give a multiple of k's, at most {least} times as many, or use the backend 'cpu'."
+            f"q has {q.shape[1]} heads and k {k.shape[1]}: give a multiple of k's, at most {most_heads_a_key()} times as many, or use the "
+            "backend 'cpu'."
         )
+
+
+def takes_heads(q: torch.Tensor, k: torch.Tensor) -> bool:
+    """Whether such heads are computed here; q and k fit each other."""
+    return q.shape[2] in SIZES and q.dtype in DTYPES and q.shape[1] // k.shape[1] <= most_heads_a_key()
+
+
+def most_heads_a_key() -> int:
+    """Heads of q that share one of k, at most: a tile has a token with all of them."""
+    return min(blocks.rows for kernels in BLOCKS.values() for blocks in kernels)
 
 
 class BlockAttention(torch.autograd.Function):
