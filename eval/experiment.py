@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -14,6 +15,7 @@ from eval.cells import CROSS_VALIDATED, Cell, Efficiency, Measured, Result
 from eval.datasets import Dataset
 from eval.latency import QueryTimes
 from eval.lucene.system import is_lucene, measure_lucene
+from eval.measures import DEFAULT_MEASURES
 from eval.memory import peak_bytes, reset_peak
 from eval.provenance import code_fingerprint, commit, machine, models_fingerprint, today
 from eval.systems import (
@@ -32,6 +34,7 @@ from eval.systems import (
 from retrieval import Retriever
 from retrieval.encoders.protocol import Encoder
 from retrieval.fusion import Fusion
+from retrieval.inspection import held_of
 from retrieval.rerankers.loading import load_reranker
 from retrieval.rerankers.protocol import Reranker
 from retrieval.rerankers.stage import DEFAULT_DEPTH as DEFAULT_RERANKED
@@ -144,9 +147,15 @@ class Experiment:
         return Measured(result, found.run)
 
     def of_other_documents(self, built: Built) -> tuple[str, ...]:
-        """What is to be said of a saved index that does not hold as many documents as the corpus."""
+        """What is to be said of a saved index that does not hold the documents of the corpus, as far as their number and the judged
+        ones tell."""
         held, documents = len(built.retriever), self.dataset.counts["documents"]
-        return () if held == documents else (f"the saved index holds {held:,} documents, the corpus {documents:,}.",)
+        problems = [] if held == documents else [f"the saved index holds {held:,} documents, the corpus {documents:,}."]
+        judged = list(dict.fromkeys(document for own in self.dataset.qrels.values() for document in own))
+        lacking = len(judged) - len(held_of(built.retriever, judged)) - self.dataset.counts["judged_documents_missing"]
+        if lacking > 0:
+            problems.append(f"the saved index lacks {lacking:,} judged documents that the corpus has.")
+        return tuple(problems)
 
     def of_lucene(self, cell: Cell) -> Measured:
         """By Lucene, in a process of its own."""
@@ -178,22 +187,26 @@ class Experiment:
 
     def provenance(self, cell: Cell) -> dict[str, str | None]:
         """Where the numbers of a cell come from."""
-        dataset, depth = self.dataset, self.settings.depth
-        command = [
-            "python -m eval.beir",
-            f"--data {dataset.name}",
-            f"--split {dataset.split}",
-            f"--system {cell.system}",
-        ]
-        command += [f"--tune {cell.tune}"] if cell.tune is not None else []
-        command += [f"--depth {depth}"] if depth != DEFAULT_DEPTH else []
         return {
-            "command": " ".join(command),
+            "command": self.command(cell),
             "code": code_fingerprint(),
             "commit": commit(),
             "machine": machine(),
             "date": today(),
         }
+
+    def command(self, cell: Cell) -> str:
+        """That measures the cell again, from where a folder of the data set's name lies."""
+        dataset, (depth, measure, _) = self.dataset, self.settings
+        parts = ["--datasets" if dataset.spec is not None else "--data", dataset.part_of or dataset.name]
+        parts += ["--split", dataset.split, "--system", str(cell.system)]
+        if cell.tune is not None:
+            parts += ["--tune", cell.tune, *(["--measure", measure] if measure != DEFAULT_MEASURES[0] else [])]
+        if depth != DEFAULT_DEPTH:
+            parts += ["--depth", str(depth)]
+        if dataset.removes_self != (dataset.spec is not None and dataset.spec.removes_self):
+            parts += ["--self-retrieval", "remove" if dataset.removes_self else "keep"]
+        return shlex.join(["python", "-m", "eval.beir", *parts])
 
     def reranker(self, system: WrittenSystem, retriever: Retriever) -> tuple[Reranker, int] | None:
         """That the system names, or that a saved retriever has, and how many documents it orders."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,10 @@ class KeptResults:
         if kept is None:
             return None
         try:
+            if digest_of(self.path(cell, "run")) != kept["run_sha256"]:
+                return None
             return Measured(Result.of_json(cell, kept), read_run(self.path(cell, "run")).run)
-        except (KeyError, TypeError, AttributeError, WinnowError):
+        except (OSError, KeyError, TypeError, AttributeError, WinnowError):
             return None
 
     def described(self, cell: Cell) -> dict[str, Any] | None:
@@ -75,13 +77,14 @@ class KeptResults:
             return None
 
     def keep(self, measured: Measured, measures: Mapping[str, float]) -> None:
-        """The run first: what the JSON file describes is there."""
+        """The run first, and the JSON file with its digest: what that describes is there, whatever was interrupted."""
         if self.folder is None:
             return
         make_folders(self.folder)
         result, run = measured
         write_run(self.path(result.cell, "run"), run, slug(result.name))
-        kept = {"key": self.key(result.cell), **result.as_json(self.dataset, measures)}
+        digest = digest_of(self.path(result.cell, "run"))
+        kept = {"key": self.key(result.cell), "run_sha256": digest, **result.as_json(self.dataset, measures)}
         replace_file(self.path(result.cell, "json"), (json.dumps(kept, indent=1) + "\n").encode())
 
     def tuning_fingerprint(self, cell: Cell) -> str | None:
@@ -93,6 +96,11 @@ class KeptResults:
     def path(self, cell: Cell, kind: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{slug(cell.name)}.{kind}"
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def indexes_of(corpus: Path, folder: Path | None) -> Path | None:

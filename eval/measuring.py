@@ -15,7 +15,8 @@ from eval.experiment import Arms, Experiment, Models, Settings
 from eval.kept import KeptResults, forget, indexes_of
 from eval.measures import means, measure_queries
 from eval.report import Report
-from index.errors import WinnowError
+from eval.runs import check_column
+from index.errors import CorpusError, WinnowError
 from index.locks import WriterLock
 from retrieval.beir_folder import qrels_of
 from retrieval.progress import bar
@@ -55,8 +56,11 @@ def measure_all(
     Raises WinnowError, for what models and rerankers cannot do before anything is measured, and LockedError while another process
     writes to `out`.
     """
+    check_names(works)
     stores, models = [KeptResults(work.dataset, settings, out) for work in works], Models()
     each = list(zip(works, stores, strict=True))
+    for query in (query for work, store in each if store.folder is not None for query in work.dataset.qrels):
+        check_column("the query id", query)
     pending = [cell for work, store in each for cell in work.cells if not store.has(cell)]
     for cell in pending:
         models.load(cell.system)
@@ -71,6 +75,18 @@ def measure_all(
             for work, store in same:
                 yield measure_split(work, store, arms, measures, shown.update)
             forget(arms.folder)
+
+
+def check_names(works: Sequence[Work]) -> None:
+    """Raise WinnowError for two data sets that reports could not tell apart."""
+    folders: dict[tuple[str, str], Path] = {}
+    for work in works:
+        name, split = work.dataset.name, work.dataset.split
+        other = folders.setdefault((name, split), work.dataset.folder)
+        if other.resolve() != work.dataset.folder.resolve():
+            raise WinnowError(
+                f"{other} and {work.dataset.folder} are both called {name}; rename one of the folders, so that results can be told apart."
+            )
 
 
 @contextmanager
@@ -97,7 +113,7 @@ def measure_split(
     for cell in work.cells:
         found = kept = store.find(cell)
         if found is None:
-            experiment = experiment or Experiment(with_corpus_checked(dataset), store.settings, arms, judged_for(work))
+            experiment = experiment or Experiment(checked(work, store), store.settings, arms, judged_for(work))
             found = experiment.measured(cell, results)
         values.append(measure_queries(dataset.qrels, found.run, measures))
         if kept is None:
@@ -109,9 +125,14 @@ def measure_split(
     return Report(dataset, list(results.values()), list(map(means, values)), compared)
 
 
-def with_corpus_checked(dataset: Dataset) -> Dataset:
-    """With what a pass over the corpus says of it. Raises CorpusError for an id that occurs twice and for what is no document."""
-    check = missing_documents(dataset)
+def checked(work: Work, store: KeptResults) -> Dataset:
+    """The data set with what a pass over the corpus says of it. Raises CorpusError for an id that occurs twice, for what is no document,
+    and for an id that no run can be kept with."""
+    dataset, check = work.dataset, missing_documents(work.dataset)
+    if store.folder is not None and check.unwritable is not None:
+        raise CorpusError(
+            f"{check.unwritable} has an id with white space or invalid Unicode, which a run file cannot hold; rename it, or leave --out out."
+        )
     counts = {"documents": check.documents or 0, "judged_documents_missing": len(check.missing)}
     return dataset._replace(problems=(*dataset.problems, *check.problems), counts={**dataset.counts, **counts})
 

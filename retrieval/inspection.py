@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from index.arm_segments import ArmSegment, DenseArmSegment
 from index.encoded_vectors import KIND as ENCODED_VECTORS
@@ -16,6 +17,9 @@ from index.snapshot import LiveSegment, Snapshot
 from index.storage import Part, read_current
 from retrieval.opened import KIND
 from retrieval.vector_files import is_encoded
+
+if TYPE_CHECKING:
+    from retrieval.retriever import Retriever
 
 # the beginning of a file's name -> what it belongs to
 KINDS_OF_BYTES = {
@@ -52,6 +56,11 @@ def describe(folder: str | Path) -> dict[str, Any]:
         "format_version": VERSION,
         "winnow": installed_version(),
     }
+
+
+def held_of(retriever: Retriever, doc_ids: Sequence[str]) -> set[str]:
+    """Those of the ids that a retriever has a document of."""
+    return set(retriever._opened.snapshot.find(doc_ids))
 
 
 def describe_encoded(folder: str | Path) -> dict[str, Any]:
