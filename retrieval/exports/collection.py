@@ -81,7 +81,9 @@ class Collection:
             queries = encoder.encode_query(checked_text("the query", text), arm)
             for (numbers, weights), new in zip(queries, renumbered, strict=True):
                 own = numbers if new is None else new[numbers]
-                found |= {terms[number]: weight for number, weight in zip(own, weights.tolist(), strict=True)}
+                pairs = zip(own.tolist(), weights.tolist(), strict=True)
+                # -1: a term that only deleted documents of this segment have; others may have it too
+                found |= {terms[number]: weight for number, weight in pairs if number >= 0}
             return found
 
         return cls(name, terms, snapshot.num_docs, lambda: batches_of(snapshot, arm, renumbered), weigh)

@@ -18,22 +18,33 @@ FIELD = "vector"  # what every engine's field or vector is called
 
 def write_parts(folder: Path, name: str, lines: Iterable[str]) -> None:
     """Lines (each with its end) in numbered files of at most about 64 MiB; `name` has `{}` for the number. At least one file."""
-    remaining, number, is_left = iter(lines), 0, True
-    while is_left or number == 0:
-        path, size, is_left = folder / name.format(f"{number:05}"), 0, False
-        with created(path) as file:
-            waiting: list[bytes] = []
-            for line in remaining:
-                waiting.append(line.encode())
-                size += len(waiting[-1])
-                if size % BYTES_TOGETHER < len(waiting[-1]):
-                    write_all(file, b"".join(waiting), path)
-                    waiting = []
-                if size >= BYTES_A_FILE:
-                    is_left = True
-                    break
-            write_all(file, b"".join(waiting), path)
-        number += 1
+    remaining, number = iter(lines), 0
+    first = next(remaining, "")
+    while first or number == 0:
+        size = len(first.encode())
+
+        def part(first: str = first, size: int = size) -> Iterator[str]:
+            yield first
+            while size < BYTES_A_FILE and (line := next(remaining, "")):
+                size += len(line.encode())
+                yield line
+
+        write_lines(folder / name.format(f"{number:05}"), part())
+        first, number = next(remaining, ""), number + 1
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """One new file, a megabyte of it in memory at a time."""
+    waiting: list[bytes] = []
+    size = 0
+    with created(path) as file:
+        for line in lines:
+            waiting.append(line.encode())
+            size += len(waiting[-1])
+            if size >= BYTES_TOGETHER:
+                write_all(file, b"".join(waiting), path)
+                waiting, size = [], 0
+        write_all(file, b"".join(waiting), path)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -47,7 +58,7 @@ def as_json(value: object) -> str:
 
 def write_vocabulary(folder: Path, terms: Sequence[str]) -> None:
     """`vocabulary.jsonl`: the term of each number, a JSON string a line, for engines that call terms by number."""
-    write_parts(folder, "vocabulary.jsonl", (json.dumps(term, ensure_ascii=False) + "\n" for term in terms))
+    write_lines(folder / "vocabulary.jsonl", (json.dumps(term, ensure_ascii=False) + "\n" for term in terms))
 
 
 def in_numbers(weights: np.ndarray) -> list[str]:
