@@ -84,7 +84,11 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def strings(name: str, values: Any) -> list[str]:
-    if not isinstance(values, Sequence) or not all(isinstance(value, str) for value in values):
+    if (
+        isinstance(values, str)
+        or not isinstance(values, Sequence)
+        or not all(isinstance(value, str) for value in values)
+    ):
         raise ValueError(f"its {name} are {type(values).__name__} {values!r:.60}, no list of strings")
     return list(values)
 
