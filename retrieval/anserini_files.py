@@ -63,21 +63,31 @@ def write_vectors(vectors: Vectors, folder: str | Path, *, scale: float = SCALE,
     source = read_vectors(vectors)
     documents = counted(source.documents(), total=len(source), doing="writing", unit="documents", shown=progress)
 
+    def impacts() -> Iterator[tuple[str, dict[str, int]]]:
+        for one in documents:
+            sizes["rows"] += 1
+            yield one.doc_id, impacts_of(one.vector or {}, scale, f"document {one.doc_id!r:.60}", sizes)
+
     def fill(partial: Path) -> None:
-        number = 0
-        for first in documents:
-            rest = islice(documents, DOCUMENTS_A_FILE - 1)
-            with created(partial / f"part-{number:05}.jsonl") as file:
-                lines = (line_of(one.doc_id, one.vector or {}, scale, sizes) for one in chain([first], rest))
-                while some := list(islice(lines, LINES_TOGETHER)):
-                    write_all(file, "".join(some).encode(), partial)
-            number += 1
-        if number == 0:
+        if write_lines(impacts(), partial) == 0:
             raise CorpusError("there are no vectors to write; give at least one.")
 
     make_folders(folder.absolute().parent)
     whole(folder.absolute(), fill)
     return Written(sizes["rows"], sizes["impacts"], sizes["left out"], sizes["empty"])
+
+
+def write_lines(documents: Iterable[tuple[str, Mapping[str, int]]], folder: Path) -> int:
+    """Write (id, impact by term) of each document into files of a folder that is there; returns how many files."""
+    remaining, number = iter(documents), 0
+    for first in remaining:
+        path = folder / f"part-{number:05}.jsonl"
+        lines = (line_of(*one) for one in chain([first], islice(remaining, DOCUMENTS_A_FILE - 1)))
+        with created(path) as file:
+            while some := list(islice(lines, LINES_TOGETHER)):
+                write_all(file, "".join(some).encode(), path)
+        number += 1
+    return number
 
 
 def write_topics(
@@ -152,11 +162,7 @@ def impacts_of(weights: Mapping[str, float], scale: float, where: str, sizes: Co
     """Impact by term, 0 left out and counted in `sizes`. Raises WinnowError, beginning with `where`."""
     impacts = {term: round(weight * scale) for term, weight in weights.items()}
     for term, impact in impacts.items():
-        if not term or UNWRITABLE.search(term) or len(term.encode("utf-16-le")) // 2 > LONGEST_TERM:
-            raise WinnowError(
-                f"{where} has the term {term!r:.60}, which is empty, holds white space or has more than {LONGEST_TERM} characters, and "
-                "Anserini would read another; leave it out."
-            )
+        check_term(term, where)
         if impact > LARGEST_IMPACT:
             raise WinnowError(
                 f"{where} has the impact {impact:,} of {term!r:.60}, beyond 32 bits; give a smaller scale than {scale}."
@@ -166,11 +172,18 @@ def impacts_of(weights: Mapping[str, float], scale: float, where: str, sizes: Co
     return kept
 
 
-def line_of(doc_id: str, weights: Mapping[str, float], scale: float, sizes: Counter[str]) -> str:
+def check_term(term: str, where: str) -> None:
+    """Raise WinnowError, beginning with `where`, for a term that Anserini would read as another."""
+    if not term or UNWRITABLE.search(term) or len(term.encode("utf-16-le")) // 2 > LONGEST_TERM:
+        raise WinnowError(
+            f"{where} has the term {term!r:.60}, which is empty, holds white space or has more than {LONGEST_TERM} characters, and "
+            "Anserini would read another; leave it out."
+        )
+
+
+def line_of(doc_id: str, impacts: Mapping[str, int]) -> str:
     """One document. `contents` must be there and is only stored."""
-    sizes["rows"] += 1
-    vector = impacts_of(weights, scale, f"document {doc_id!r:.60}", sizes)
-    return json.dumps({"id": doc_id, "contents": "", "vector": vector}, ensure_ascii=False) + "\n"
+    return json.dumps({"id": doc_id, "contents": "", "vector": impacts}, ensure_ascii=False) + "\n"
 
 
 def check_scale(scale: float) -> None:

@@ -7,7 +7,7 @@ file, or lines of `ids.txt` and `terms.txt` beside it. No objects are unpickled.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,16 @@ def read_npz(path: Path) -> VectorsById:
         raise CorpusError(f"{path} has no array {missing[0]!r}, as a CSR matrix has; {REMEDY}.")
     try:
         rows = checked_shape(SparseRows(*(arrays[name] for name in CSR)))
-        terms, ids = list(names_of(path, "terms", arrays)), RowIds()
-        for row, doc_id in enumerate(names_of(path, "ids", arrays)):
+    except InvalidVectorsError as error:
+        raise CorpusError(f"{path}: {error}") from error
+    return named_rows(path, rows, names_of(path, "ids", arrays), list(names_of(path, "terms", arrays)))
+
+
+def named_rows(path: Path, rows: SparseRows, doc_ids: Iterable[str], terms: list[str]) -> VectorsById:
+    """The rows of a matrix, which fit each other, by the names of its rows and columns. Raises CorpusError."""
+    try:
+        ids = RowIds()
+        for row, doc_id in enumerate(doc_ids):
             ids.add(doc_id, row, f"{path}: row {row}")
         if len(ids) != len(rows.indptr) - 1:
             raise CorpusError(

@@ -1,4 +1,4 @@
-"""Vectors made elsewhere, from the files that hold them: JSONL, CIFF, CSR arrays of NumPy, folders of `winnow encode`.
+"""Vectors made elsewhere, from the files that hold them: JSONL, CIFF, CSR arrays of NumPy, sparse tensors, folders of `winnow encode`.
 
 Nothing in them is executed, and none is read into memory whole: see `retrieval.vectors_by_id`. A file that is damaged or says
 impossible things raises CorpusError or IndexFormatError with its name and the place.
@@ -36,9 +36,11 @@ from retrieval.csr_files import read_npz
 from retrieval.encoders.learned import LearnedSparseEncoder
 from retrieval.encoders.protocol import Encoder
 from retrieval.encoding import read_encoder_of
+from retrieval.tensor_files import read_tensors
 from retrieval.vectors_by_id import RowIds, VectorsById
 
 Vectors = str | Path | Mapping[str, Mapping[str, float]]
+TENSOR_FILES = ".pt", ".pth", ".safetensors"
 OWN = ("vector",)  # the field of a record that holds its vector
 
 
@@ -102,7 +104,7 @@ def is_vector_file(corpus: Any) -> bool:
     """True for a path that can only be one of vectors, whether it exists or not."""
     if not isinstance(corpus, str | Path):
         return False
-    return kind_of(Path(corpus)) in (".ciff", ".npz") or is_encoded(Path(corpus))
+    return kind_of(Path(corpus)) in (".ciff", ".npz", *TENSOR_FILES) or is_encoded(Path(corpus))
 
 
 def is_encoded(folder: Path) -> bool:
@@ -118,7 +120,8 @@ def read_vectors(source: Vectors) -> VectorsById:
     """All vectors of a source: a path, or a mapping {id: {term: weight}}.
 
     A path leads to a `.jsonl` file (`{"id": ..., "vector": {term: weight}}` in each line), a `.ciff` file (either also `.gz`),
-    a `.npz` file of a CSR matrix, a folder of `winnow encode`, or one of JSONL files, as Anserini's JsonVectorCollection.
+    a `.npz` file of a CSR matrix, a `.pt`, `.pth` or `.safetensors` file of a sparse tensor, a folder of `winnow encode`,
+    or one of JSONL files, as Anserini's JsonVectorCollection.
 
     Raises CorpusError, IndexFormatError, StorageError.
     """
@@ -135,14 +138,19 @@ def read_vectors(source: Vectors) -> VectorsById:
         return read_jsonl(path, parts)
     if not is_file(path):
         raise CorpusError(f"{str(path)!r:.200} is no file of vectors; {KINDS}.")
-    readers = {".ciff": read_ciff, ".npz": read_npz, **dict.fromkeys(JSONL_FILES, read_jsonl)}
+    readers = {
+        ".ciff": read_ciff,
+        ".npz": read_npz,
+        **dict.fromkeys(TENSOR_FILES, read_tensors),
+        **dict.fromkeys(JSONL_FILES, read_jsonl),
+    }
     reader = readers.get(kind_of(path))
-    if reader is None or (reader is read_npz and path.suffix == ".gz"):
+    if reader is None or (reader in (read_npz, read_tensors) and path.suffix == ".gz"):
         raise CorpusError(f"{path} is of no known kind; {KINDS}.")
     return reader(path)
 
 
-KINDS = "give a .jsonl or .ciff file (or .gz), a .npz file, a folder of .jsonl files, or one that `winnow encode` wrote"
+KINDS = "give a .jsonl or .ciff file (or .gz), a .npz, .pt or .safetensors file, a folder of .jsonl files, or one that `winnow encode` wrote"
 
 
 def is_folder(path: Path) -> bool:

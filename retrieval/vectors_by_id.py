@@ -103,6 +103,21 @@ class VectorsById:
         for doc_id, row in self._ids.in_order():
             yield Document(doc_id, vector=self._vector(doc_id, row))
 
+    @property
+    def terms(self) -> Sequence[str]:
+        """By the numbers that `batches` calls them."""
+        return self._terms
+
+    def batches(self) -> Iterator[tuple[list[str], SparseRows]]:
+        """All ids and vectors, in the order of the rows, some at a time; each row ascends by term and holds no weight of 0."""
+        ids = self._ids.in_order()
+        while page := list(islice(ids, PAGE)):
+            rows = [self._row(doc_id, row) for doc_id, row in page]
+            lengths = [len(terms) for terms, _ in rows]
+            indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+            terms, weights = (np.concatenate([row[side] for row in rows]) for side in (0, 1))
+            yield [doc_id for doc_id, _ in page], SparseRows(indptr, terms, weights)
+
     def given_to(self, documents: Iterable[Document]) -> Iterator[Document]:
         """The documents with their vectors of here; a stored field `vector` is taken for the same thing and left out.
 
@@ -122,10 +137,23 @@ class VectorsById:
         entries = slice(int(self._rows.indptr[row]), int(self._rows.indptr[row + 1]))
         numbers, weights = self._rows.indices[entries].tolist(), self._rows.data[entries].tolist()
         if len(set(numbers)) < len(numbers):
-            raise CorpusError(
-                f"{self.name} names a term twice in the vector of {doc_id!r:.60}; a vector has each term once."
-            )
+            raise self._twice(doc_id)
         return {self._terms[number]: weight for number, weight in zip(numbers, weights, strict=True) if weight > 0}
+
+    def _row(self, doc_id: str, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """(term numbers, weights above 0), ascending by term."""
+        entries = slice(int(self._rows.indptr[row]), int(self._rows.indptr[row + 1]))
+        numbers, weights = self._rows.indices[entries], self._rows.data[entries]
+        order = np.argsort(numbers, kind="stable")
+        numbers, weights = numbers[order], weights[order]
+        if np.any(numbers[1:] == numbers[:-1]):
+            raise self._twice(doc_id)
+        return numbers[weights > 0], weights[weights > 0]
+
+    def _twice(self, doc_id: str) -> CorpusError:
+        return CorpusError(
+            f"{self.name} names a term twice in the vector of {doc_id!r:.60}; a vector has each term once."
+        )
 
 
 def flush(values: array[int] | array[float], into: GrowingArray) -> None:

@@ -35,7 +35,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vectors",
         metavar="SOURCE",
-        help="take the documents' vectors from here: a folder of `winnow encode`, or a .jsonl, .ciff or .npz file",
+        help="take the documents' vectors from here: a folder of `winnow encode`, or a .jsonl, .ciff, .npz, .pt or .safetensors file",
     )
     add_reading_arguments(parser)
 

@@ -1,4 +1,4 @@
-"""Messages of the Common Index File Format, read from bytes: protobuf, each message behind its length.
+"""Messages of the Common Index File Format, read from bytes and written: protobuf, each message behind its length.
 
 Lin et al., Supporting Interoperability Between Open-Source Search Engines with the Common Index File Format, 2020
 (arXiv:2003.08276). Whatever the bytes say, nothing outside of them is read, and nothing outside of the arrays written.
@@ -11,6 +11,7 @@ from kernels.cpu.compiled import compiled
 MALFORMED, UNORDERED, UNWEIGHABLE = -1, -2, -3
 VARINT, BYTES_8, BYTES, BYTES_4 = 0, 1, 2, 5  # protobuf's wire types
 MOST = 2**31 - 1
+BYTES_A_POSTING = 14  # at most: a tag and a length, then two fields of a tag and a number of 31 bits
 
 
 @compiled
@@ -130,3 +131,38 @@ def postings(data, at, end, docs, weights):
                 docs[count], weights[count] = doc, weight
                 count += 1
     return count, first, past
+
+
+@compiled
+def put_varint(number, out, at):
+    """Write a number of at least 0 into `out` (uint8) at `at`; returns where it ends."""
+    while number > 127:
+        out[at] = (number & 127) | 128
+        number >>= 7
+        at += 1
+    out[at] = number
+    return at + 1
+
+
+@compiled
+def put_postings(docs, weights, out):
+    """Write the postings of a list as fields of its PostingsList; returns how many bytes.
+
+    docs, weights  int32, ascending; at least 1
+    out            uint8, BYTES_A_POSTING for each
+    """
+    at, before = np.int64(0), np.int64(0)
+    for i in range(docs.shape[0]):
+        gap, weight = np.int64(docs[i]) - before, np.int64(weights[i])
+        before = np.int64(docs[i])
+        out[at] = 4 << 3 | BYTES
+        inner = at + 2  # two numbers of 31 bits: a length of one byte
+        end = inner
+        if gap > 0:  # protobuf leaves zeros out
+            out[end] = 1 << 3 | VARINT
+            end = put_varint(gap, out, end + 1)
+        out[end] = 2 << 3 | VARINT
+        end = put_varint(weight, out, end + 1)
+        out[at + 1] = end - inner
+        at = end
+    return at

@@ -1,0 +1,64 @@
+"""Anserini and Pyserini: a JsonVectorCollection, whose impacts are whole numbers (`retrieval.anserini_files`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from index.errors import WinnowError
+from retrieval.anserini_files import MOST_WORDS, SCALE, check_scale, check_term, write_lines
+from retrieval.exports.collection import Batch, WeightedTerms
+from retrieval.exports.protocol import Format, Sizes
+from retrieval.exports.whole_numbers import check_range, in_steps
+
+
+@dataclass(frozen=True, slots=True)
+class Anserini(Format):
+    scale: float = SCALE
+    name = "anserini"
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+
+    def check_terms(self, terms: Iterable[str]) -> None:
+        for term in terms:
+            check_term(term, "the collection")
+
+    def check_sizes(self, sizes: Sizes, num_terms: int) -> None:
+        check_range(self.name, sizes, self.scale)
+
+    def written(self, weights: np.ndarray) -> np.ndarray:
+        return in_steps(weights, self.scale)
+
+    def held(self, written: np.ndarray) -> np.ndarray:
+        return written / self.scale
+
+    def query_held(self, weights: np.ndarray) -> np.ndarray:
+        return in_steps(weights, self.scale) / self.scale
+
+    def write(self, batches: Iterator[Batch], terms: Sequence[str], sizes: Sizes, folder: Path) -> None:
+        write_lines(documents_of(batches, terms), folder)
+
+    def query_request(self, query: WeightedTerms, terms: Sequence[str], k: int) -> str:
+        """A line of topics, `-topicReader TsvString`."""
+        impacts = in_steps(query.weights, self.scale)
+        if impacts.sum() > MOST_WORDS:
+            raise WinnowError(
+                f"the query would be {impacts.sum():,} words, each impact so many; give a smaller scale than {self.scale}."
+            )
+        words = (
+            " ".join([terms[n]] * impact) for n, impact in zip(query.numbers.tolist(), impacts.tolist(), strict=True)
+        )
+        return "1\t" + " ".join(filter(None, words))
+
+
+def documents_of(batches: Iterator[Batch], terms: Sequence[str]) -> Iterator[tuple[str, dict[str, int]]]:
+    """(id, impact by term) of each document; impacts of 0 are left out."""
+    for ids, (indptr, numbers, impacts) in batches:
+        named, whole = [terms[n] for n in numbers.tolist()], impacts.tolist()
+        for doc_id, first, end in zip(ids, indptr.tolist(), indptr[1:].tolist(), strict=False):
+            entries = zip(named[first:end], whole[first:end], strict=True)
+            yield doc_id, {term: impact for term, impact in entries if impact}
