@@ -6,6 +6,7 @@ merged and fused; then the shards that hold the hits are asked for these documen
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, cast
@@ -26,6 +27,13 @@ from retrieval.sharded.shard import SearchRequest, ShardDescription, ShardQuery
 from retrieval.sharded.shards import Asked, Shards
 from retrieval.sharded.statistics import AskedStatistics, CollectionStatistics, Term, TermsOfQuery
 
+SHARES = {
+    "objections": 1 / 3,
+    "document_frequency": 1 / 3,
+    "search": 3 / 4,
+    "documents": 3 / 4,
+}  # of the time that is left
+
 
 class Wanted(NamedTuple):
     """What a search asks of every shard, but for the queries."""
@@ -42,6 +50,13 @@ class Patience(NamedTuple):
 
     until: float | None  # of time.monotonic
     partial: bool
+
+    def during(self, method: str) -> float | None:
+        """Until when to wait for one round: a shard that hangs must leave the others time for the rounds that follow."""
+        if self.until is None:
+            return None
+        now = time.monotonic()
+        return now + max(self.until - now, 0.0) * SHARES[method]
 
 
 class Collection:
@@ -147,7 +162,8 @@ class Search:
             for number, (method, arguments) in calls.items()
             if number not in self.missing
         }
-        found, failed = self.collection.shards.ask(asked, self.patience.until)
+        until = self.patience.during(next(iter(asked.values())).method) if asked else None
+        found, failed = self.collection.shards.ask(asked, until)
         if failed and not self.patience.partial:
             raise failed[min(failed)]
         self.missing.update(failed)

@@ -22,7 +22,7 @@ from retrieval.sharded.shards import Answers, LocalShards, late
 
 WORDS = "tea milk moon sun rain snow salt sand wind wood".split()
 QUERIES = ["tea", "moon rain", "salt sand wind", "tea tea milk", "nothing here", "", "snow wood sun moon"]
-BATCHES = 5
+BATCHES = 4
 
 
 def documents(batch, count=23):
@@ -53,7 +53,7 @@ def encoders(kinds):
     return [{"bm25": BM25Encoder, "words": WordEncoder, "hashed": HashedWords}[kind]() for kind in kinds]
 
 
-@pytest.fixture(scope="module", params=[["bm25"], ["words"], ["hashed"], ["bm25", "words", "hashed"]], ids="+".join)
+@pytest.fixture(scope="module", params=[["bm25"], ["bm25", "words", "hashed"]], ids="+".join)
 def whole_and_parts(request, tmp_path_factory):
     """(an index of all documents in one folder, the same documents in a folder each batch)."""
     root = tmp_path_factory.mktemp("sharded")
@@ -72,7 +72,7 @@ def sharded_in_every_way(whole_and_parts):
     yield ShardedRetriever.from_folders(parts, engine="local")
 
 
-@pytest.mark.parametrize("k", [1, 3, 10, 1000])
+@pytest.mark.parametrize("k", [1, 10, 1000])
 def test_hits_are_those_of_one_index(whole_and_parts, k):
     whole = whole_and_parts[0]
     expected = [whole.search(query, k) for query in QUERIES]
@@ -107,7 +107,7 @@ def test_a_fusion_is_of_the_merged_lists(whole_and_parts):
     if "+" not in whole.model:
         pytest.skip("of several arms")
     for fusion in (Fusion("rrf", depth=7), Fusion(depth=4), Fusion(normalisation="theoretical-min", per_query=True),
-                   Fusion(weights={"bm25": 1, "hashed": 3})):  # fmt: skip
+                   Fusion(weights={"bm25": 1, "hashed": 3}), Fusion(weights={"words": 1}), Fusion(weights={"hashed": 1})):  # fmt: skip
         expected = whole.search_batch(QUERIES, 5, fusion=fusion)
         for sharded in sharded_in_every_way(whole_and_parts):
             with sharded:
@@ -121,7 +121,10 @@ def test_ids_alone_where_nothing_stored_is_wanted(whole_and_parts):
 
 
 def test_weights_by_term_and_vectors_are_queries_too(tmp_path):
-    corpora = [[{"_id": "a", "vector": {"tea": 2.0, "sun": 1.0}}], [{"_id": "b", "vector": {"tea": 2.0}}, {"_id": "c", "vector": {"moon": 1.0}}]]
+    corpora = [
+        [{"_id": "a", "vector": {"tea": 2.0, "sun": 1.0}}],
+        [{"_id": "b", "vector": {"tea": 2.0}}, {"_id": "c", "vector": {"moon": 1.0}}],
+    ]
     whole = Retriever(GivenVectors()).index([*corpora[0], *corpora[1]], progress=False)
     for name, corpus in zip("01", corpora, strict=True):
         Retriever(GivenVectors()).index(corpus, progress=False).save_pretrained(tmp_path / name, progress=False)
@@ -159,8 +162,6 @@ class SlowShards(LocalShards):
 @pytest.mark.parametrize("method", ["document_frequency", "search", "documents"])
 def test_a_shard_that_does_not_answer_is_named_and_its_documents_are_no_hits(whole_and_parts, method):
     whole, _, parts = whole_and_parts
-    if method == "document_frequency" and whole.model == "hashed":
-        pytest.skip("vectors have no frequencies")
     model = Opened.read(parts[0])
     shards = SlowShards([ShardSource(str(part)) for part in parts], slow=[1, 3], methods=[method])
     with ShardedRetriever(shards, model) as sharded:
@@ -169,10 +170,10 @@ def test_a_shard_that_does_not_answer_is_named_and_its_documents_are_no_hits(who
         hits = sharded.search("tea moon rain", 40, deadline=5, partial=True)
         assert list(hits.missing) == ["shard 1", "shard 3"]
         assert "not answered in time" in hits.missing["shard 1"]
-        assert {hit.doc_id.split("-")[0] for hit in hits} == {"0", "2", "4"}
+        assert {hit.doc_id.split("-")[0] for hit in hits} == {"0", "2"}
         assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
         if method != "document_frequency" and "+" not in whole.model:  # scores are of the whole collection still
-            everywhere = [hit for hit in whole.search("tea moon rain", 1000) if hit.doc_id[0] in "024"]
+            everywhere = [hit for hit in whole.search("tea moon rain", 1000) if hit.doc_id[0] in "02"]
             assert [(hit.doc_id, hit.score) for hit in hits] == [(hit.doc_id, hit.score) for hit in everywhere][:40]
         shards.slow = set()
         assert sharded.search("tea moon rain", 40) == whole.search("tea moon rain", 40)  # nothing wrong was kept
@@ -198,17 +199,17 @@ def test_a_deadline_ends_the_wait_for_a_shard_that_hangs(whole_and_parts, monkey
     monkeypatch.setattr(Shard, "search", hanging)
     with ShardedRetriever.from_folders(parts, engine="local") as sharded:
         started = time.monotonic()
-        hits = sharded.search("tea", 50, deadline=0.3, partial=True)
-        assert time.monotonic() - started < 5
+        hits = sharded.search("tea", 50, deadline=2, partial=True)
+        assert time.monotonic() - started < 2.5
         released.set()
     assert list(hits.missing) == ["shard 2"]
     assert hits
 
 
 def test_what_is_wrong_is_said(tmp_path, whole_and_parts):
-    whole, folder, parts = whole_and_parts
-    with pytest.raises(WinnowError, match="has 5 segments, and 6 shards were asked for"):
-        ShardedRetriever.from_folders(folder, shards=6, engine="local")
+    _, folder, parts = whole_and_parts
+    with pytest.raises(WinnowError, match="has 4 segments, and 5 shards were asked for"):
+        ShardedRetriever.from_folders(folder, shards=5, engine="local")
     with pytest.raises(WinnowError, match="each is one shard"):
         ShardedRetriever.from_folders(parts, shards=2, engine="local")
     with pytest.raises(WinnowError, match="no folder"):
@@ -219,7 +220,7 @@ def test_what_is_wrong_is_said(tmp_path, whole_and_parts):
         ShardedRetriever.from_folders(parts, engine="local", replicas=2)
     other = tmp_path / "other"
     Retriever(*encoders(["bm25", "words"])).index([{"_id": "x", "text": "tea"}], progress=False).save_pretrained(other)
-    with pytest.raises(WinnowError, match="shard 5 was written by another model than shard 0"):
+    with pytest.raises(WinnowError, match="shard 4 was written by another model than shard 0"):
         ShardedRetriever.from_folders([*parts, other], engine="local")
     with ShardedRetriever.from_folders(parts, engine="local") as sharded:
         for wrong in ({"k": 0}, {"deadline": 0}, {"fusion": "rrf"}, {"depth": 5}):
@@ -235,7 +236,9 @@ def test_a_shard_that_was_opened_anew_after_a_commit_does_not_answer_for_the_old
     with ShardedRetriever.from_folders([tmp_path / "0", tmp_path / "1"], engine="local") as sharded:
         Retriever.from_folder(tmp_path / "1").index([{"_id": "2", "text": "tea"}], progress=False)
         assert [hit.doc_id for hit in sharded.search("tea")] == ["0", "1"]
-        sharded._shards._shards[1] = Shard(ShardSource(str(tmp_path / "1")))  # as a cluster does with an actor that died
+        sharded._shards._shards[1] = Shard(
+            ShardSource(str(tmp_path / "1"))
+        )  # as a cluster does with an actor that died
         with pytest.raises(WinnowError, match="open the retriever anew"):
             sharded.search("tea")
         assert list(sharded.search("tea", partial=True).missing) == ["shard 1"]
@@ -246,9 +249,9 @@ def test_a_shard_all_of_whose_documents_are_deleted_is_searched_without(tmp_path
     retriever.save_pretrained(tmp_path / "0")
     retriever.delete("a")
     retriever.commit(progress=False)
-    with ShardedRetriever.from_folders(tmp_path / "0", engine="local") as sharded:
-        with pytest.raises(WinnowError, match="no documents to search"):
-            sharded.search("tea")
+    nothing_left = ShardedRetriever.from_folders(tmp_path / "0", engine="local")
+    with nothing_left, pytest.raises(WinnowError, match="no documents to search"):
+        nothing_left.search("tea")
     with pytest.raises(CorpusError):
         retriever.index([], progress=False)
     Retriever(BM25Encoder()).index([{"_id": "b", "text": "tea"}], progress=False).save_pretrained(tmp_path / "1")
