@@ -23,7 +23,7 @@ from index.arm_segments import (
     merged_arm,
     read_arm,
 )
-from index.documents import Document, DocumentStore, StagedDocuments
+from index.documents import Document, DocumentStore, StagedDocuments, digest_of
 from index.errors import IndexFormatError
 from index.files import make_folder, save_array
 from index.storage import Part, open_array, read_only
@@ -43,6 +43,13 @@ class Segment:
     @property
     def num_docs(self) -> int:
         return len(self.documents)
+
+    def digests_of(self, docs: Sequence[int]) -> list[int]:
+        """Of these documents; where none were kept, of what is stored of them."""
+        if self.digests is None:
+            return list(map(digest_of, self.documents.each(docs)))
+        found: list[int] = self.digests[list(docs)].tolist()
+        return found
 
     @classmethod
     def build(

@@ -78,6 +78,12 @@ def check_vocabulary(vectors: Vectors, encoder: Encoder) -> None:
 
 def vectors_alone(path: Path, vectors: Vectors | None, encoder: Encoder) -> Iterator[Document]:
     """The documents of a file of vectors."""
+    check_alone(path, vectors, encoder)
+    return read_vectors(path).documents()
+
+
+def check_alone(path: Path, vectors: Vectors | None, encoder: Encoder) -> None:
+    """Raise CorpusError where a file of vectors cannot be the corpus of this encoder."""
     if vectors is not None:
         raise CorpusError(f"{path} holds vectors, and so does vectors=; give one of them, or texts as the corpus.")
     if not encoder.needs_vectors:
@@ -85,7 +91,6 @@ def vectors_alone(path: Path, vectors: Vectors | None, encoder: Encoder) -> Iter
             f"{path} holds vectors without texts, and {encoder.name} reads texts; index it with the model vectors, or give "
             "the texts as the corpus and these as its vectors."
         )
-    return read_vectors(path).documents()
 
 
 def is_vector_file(corpus: Any) -> bool:
