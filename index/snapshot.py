@@ -131,6 +131,10 @@ class Snapshot:
         """Only the ids of these documents, in this order."""
         return self._each(docs, lambda segment, own: segment.documents.ids(own))
 
+    def digests(self, docs: Sequence[int]) -> list[int]:
+        """`digest_of` the documents with these numbers, in this order; where none was kept, of what is stored, without a vector."""
+        return self._each(docs, lambda segment, own: segment.digests_of(own))
+
     def _each(self, docs: Sequence[int], read: Callable[[Segment, list[int]], list[Any]]) -> list[Any]:
         if len(self.segments) == 1:
             return read(self.segments[0].segment, list(docs))
