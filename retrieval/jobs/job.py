@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from index.arm_segments import BuildLimits
 from index.building import parse_size
@@ -19,13 +19,14 @@ from retrieval.jobs.intake import Intake
 from retrieval.jobs.job_folder import JobFolder
 from retrieval.jobs.local import build_locally
 from retrieval.jobs.progress import Meter
+from retrieval.jobs.ray_engine import RayEngine, Work
 from retrieval.jobs.rejects import Rejects
 from retrieval.jobs.sources import Source, read_sources, sources_of
 from retrieval.jobs.threads import threads_of
 from retrieval.opened import IndexStatistics, Opened
 from retrieval.vector_files import OWN, check_alone, check_vocabulary, is_vector_file, read_vectors
 
-Engine = Literal["local"]
+Engine = Literal["local", "ray"]
 
 
 class JobResult(NamedTuple):
@@ -53,6 +54,8 @@ def run_job(
     threads: int | None = None,
     device: str | None = None,
     batch_tokens: int | None = None,
+    address: str | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> JobResult:
     """Have the folder hold an index of all documents of the sources.
@@ -67,15 +70,20 @@ def run_job(
     memory_limit  bytes or "2GB": most that indexing and merging hold at a time, beside models and documents on their way
     threads       of models and of indexing; all cores unless told
     device, batch_tokens  where models run, and how many tokens at a time (`JobDescription.opened`)
+    engine        "ray": shards are encoded and indexed on a Ray cluster, whose machines see sources of vectors, models and the folder under the
+                  same paths, and committed here; threads, memory_limit and device are then of each worker (`retrieval.jobs.ray_engine`)
+    address       of the cluster, "host:port"; None: RAY_ADDRESS, or one is started on this machine
+    workers       at most; as many as the cluster has room for unless told
 
-    Raises CorpusError for sources that cannot be read or hold nothing, WinnowError for a folder that was begun otherwise, LockedError while
-    somebody else writes to it, IndexFormatError for damage, StorageError for a full disk: what was committed stays, the same call goes on.
+    Raises CorpusError for sources that cannot be read or hold nothing, WinnowError for a folder that was begun otherwise and for a cluster that
+    cannot be reached or has no room, LockedError while somebody else writes to it, IndexFormatError for damage, StorageError for a full disk: what was committed stays, the same call goes on.
     """
-    if engine != "local":
-        raise WinnowError(f'engine is {engine!r:.40}; it must be "local".')
+    if engine not in get_args(Engine):
+        raise WinnowError(f"engine is {engine!r:.40}; it must be local or ray.")
     check_target(folder)  # before a model is loaded
     sources = sources_of(description.sources)
     limits = limits_of(threads, memory_limit)
+    cluster = None if engine == "local" else RayEngine(address, workers, threads, device)
     opened = description.opened(device, batch_tokens)
     with (
         threads_of(opened, threads),
@@ -86,8 +94,14 @@ def run_job(
         job.merge()
         intake = intake_of(description, sources, opened, job.snapshot, reading)
         meter = Meter(sources, reading, intake.counts, len(opened.encoders), shown=progress)
-        shards = intake.shards(job.progress.shards, job.shard_documents)
-        with meter, closing(build_locally(shards, job.encoders, job.scratch, limits, meter.watch)) as built:
+        if cluster is None:
+            shards = intake.shards(job.progress.shards, job.shard_documents)
+            building = build_locally(shards, job.encoders, job.scratch, limits, meter.watch)
+        else:
+            work = Work(description, device, batch_tokens, limits._replace(threads=threads or 1), str(job.scratch))
+            cut = job.progress.shards, job.shard_documents
+            building = cluster.build(intake.new(), *cut, work, meter.watch, len(opened.encoders))
+        with meter, closing(building) as built:
             for shard in built:
                 job.commit_shard(shard)
         if intake.counts.taken == 0:

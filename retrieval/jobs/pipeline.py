@@ -42,10 +42,10 @@ class Stopping:
 
 
 class Stage(Generic[Item]):
-    """An iterator whose items are made in a thread, one ahead of whoever takes them; an error of theirs is raised where they are taken."""
+    """An iterator whose items are made in a thread, ahead of whoever takes them; an error of theirs is raised where they are taken."""
 
-    def __init__(self, items: Iterator[Item], stopping: Stopping, name: str):
-        self._queue: Queue[tuple[str, Any]] = Queue(1)
+    def __init__(self, items: Iterator[Item], stopping: Stopping, name: str, ahead: int = 1):
+        self._queue: Queue[tuple[str, Any]] = Queue(ahead)
         self._items, self._stopping = items, stopping
         self._thread = Thread(target=self._work, name=name, daemon=True)  # no thread keeps an interrupted program alive
         self._thread.start()
@@ -84,6 +84,27 @@ class Stage(Generic[Item]):
             if what == "error":
                 raise item
             yield item
+
+    def groups(self, least: int) -> Iterator[list[Item]]:
+        """Whenever it is asked, all items that are ready, and at least so many while there are more to come; those before an error first."""
+        group: list[Item] = []
+        while True:
+            self._stopping.check()
+            if len(group) >= least and self._queue.empty():
+                yield group
+                group = []
+            try:
+                what, item = self._queue.get(timeout=SECONDS_BETWEEN_LOOKS)
+            except Empty:
+                continue
+            if what == "item":
+                group.append(item)
+                continue
+            if group:
+                yield group
+            if what == "error":
+                raise item
+            return
 
     def join(self, seconds: float) -> None:
         """Wait for the thread, which has been told to stop."""
