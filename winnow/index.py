@@ -64,6 +64,18 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--restart", action="store_true", help="replace whatever index FOLDER holds")
     parser.add_argument("--rebuild", action="store_true", help="where FOLDER is damaged, build what is lost again")
     parser.add_argument("--dry-run", action="store_true", help="only say what it would take, from the first documents")
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local",
+        help="ray: shards are encoded and indexed on a Ray cluster; --threads, --device and --memory-limit are then of each worker",
+    )  # fmt: skip
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of the Ray cluster (default: RAY_ADDRESS, or one is started on this machine)",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="on Ray, at most (default: as many as there is room for)"
+    )
 
 
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +130,9 @@ def run(arguments: argparse.Namespace) -> int:
         result = run_job(
             description,
             arguments.out,
+            engine=arguments.engine,
+            address=arguments.address,
+            workers=arguments.workers,
             restart=arguments.restart,
             rebuild=arguments.rebuild,
             mirror=arguments.mirror,

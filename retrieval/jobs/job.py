@@ -80,6 +80,8 @@ def run_job(
     """
     if engine not in get_args(Engine):
         raise WinnowError(f"engine is {engine!r:.40}; it must be local or ray.")
+    if engine == "local" and (address is not None or workers is not None):
+        raise WinnowError("address and workers are of the engine ray; give engine ray, or leave them out.")
     check_target(folder)  # before a model is loaded
     sources = sources_of(description.sources)
     limits = limits_of(threads, memory_limit)

@@ -8,6 +8,7 @@ write lies in the index folder, which every machine must see under the same path
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -155,6 +156,7 @@ class RayEngine:
     ) -> Iterator[BuiltShard]:
         from ray.data import ActorPoolStrategy, DataContext, from_items
 
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # set by the import; the progress bar is the job's
         context = DataContext.get_current().copy()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
