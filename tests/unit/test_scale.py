@@ -34,9 +34,9 @@ def test_between_two_sizes_time_grows_along_a_power_of_the_size():
 
 
 def test_nothing_is_said_of_shards_that_were_never_measured():
-    with pytest.raises(SystemExit, match="never measured at 0.99"):
+    with pytest.raises(SystemExit, match=r"never measured at 0\.99"):
         shard_ms(10_001, RECORDS, "0.99")
-    with pytest.raises(SystemExit, match="never measured at 0.5"):
+    with pytest.raises(SystemExit, match=r"never measured at 0\.5"):
         shard_ms(100, RECORDS, "0.5")
 
 
