@@ -95,9 +95,7 @@ def test_a_cluster_that_has_lost_all_room_ends_the_job(monkeypatch):
     monkeypatch.setattr(ray_engine, "LOST_SECONDS", 0.2)
     monkeypatch.setattr(ray_engine, "SECONDS_BETWEEN_LOOKS", 0.05)
     lasting, started = ray_engine.RoomLasting(Emptied(), Room(1, 0)), time.monotonic()
-    with pytest.raises(
-        WinnowError, match="no node with 1 CPUs for 0.2 s; start nodes, then run the same command again"
-    ):
+    with pytest.raises(WinnowError, match=r"no node with 1 CPUs for 0\.2 s; start nodes, then run the same command"):
         next(iter(Stage(never(), lasting, "t")))
     assert 0.2 < time.monotonic() - started < 10
 
@@ -138,9 +136,7 @@ def test_a_node_that_is_killed_in_the_middle_changes_no_byte(tmp_path, monkeypat
             assert not (tmp_path / "large").exists()
             corpus = tmp_path / "c.jsonl"
             corpus.write_text(corpus.read_text() + '\n{"_id": "new", "text": "word1 tea"}')
-            with pytest.raises(
-                WinnowError, match="^memory_limit is 1,000 bytes"
-            ):  # what a worker says is told as it is
+            with pytest.raises(WinnowError, match=r"^memory_limit is 1,000 bytes"):  # what a worker says, as it is
                 run_job(description, tmp_path / "ray", engine="ray", memory_limit=1_000, progress=False)
         finally:
             ray.shutdown()
