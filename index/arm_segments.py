@@ -25,6 +25,16 @@ from index.vocabulary import Vocabulary
 from kernels.cpu.sparse import SparseRows
 
 
+class BuildLimits(NamedTuple):
+    """What building an index may use; what is built does not depend on it."""
+
+    threads: int | None = None  # None: all cores
+    memory: int | None = None  # bytes; None: as much as is fastest
+
+
+UNLIMITED = BuildLimits()
+
+
 class Statistics(NamedTuple):
     """What the weights of a query depend on, of some documents; of disjoint sets of documents they add up."""
 
@@ -114,13 +124,20 @@ class SparseArmSegment:
     given: bool = False  # some of the vectors came with their documents
 
     @classmethod
-    def build(cls, encoded: Encoded, path: Path | None) -> Self:
+    def build(cls, encoded: Encoded, path: Path | None, limits: BuildLimits = UNLIMITED) -> Self:
         """Index what an encoder made; into `path` if given."""
-        index = InvertedIndex.build_into(path, encoded.vectors, encoded.options)
+        index = InvertedIndex.build_into(
+            path, encoded.vectors, encoded.options, threads=limits.threads, memory_limit=limits.memory
+        )
         return cls(index, encoded.statistics, encoded.vocabulary, encoded.given)
 
     @classmethod
-    def merged(cls, parts: Sequence[tuple[Self, np.ndarray | None, Statistics]], path: Path | None) -> Self:
+    def merged(
+        cls,
+        parts: Sequence[tuple[Self, np.ndarray | None, Statistics]],
+        path: Path | None,
+        limits: BuildLimits = UNLIMITED,
+    ) -> Self:
         """One of the live documents (bool, None: all) of all parts, whose statistics come with them."""
         indexes, live = [part.index for part, _, _ in parts], [mask for _, mask, _ in parts]
         vocabularies = [
@@ -132,7 +149,15 @@ class SparseArmSegment:
         if len(vocabularies) == len(parts):  # a term that no document holds any more is dropped
             vocabulary, terms = Vocabulary.merged(vocabularies)
             num_terms = len(vocabulary)
-        index = InvertedIndex.merge_into(path, indexes, live=live, terms=terms, num_terms=num_terms)
+        index = InvertedIndex.merge_into(
+            path,
+            indexes,
+            live=live,
+            terms=terms,
+            num_terms=num_terms,
+            threads=limits.threads,
+            memory_limit=limits.memory,
+        )
         frequency = np.zeros(num_terms, np.int32)
         for i, (_, _, statistics) in enumerate(parts):
             own = np.flatnonzero(statistics.document_frequency)
@@ -237,20 +262,25 @@ def without_terms(documents: int) -> Statistics:
     return Statistics(documents, 0, np.zeros(0, np.int32))
 
 
-def build_arm(encoded: Encoded | EncodedDense, path: Path | None, progress: bool = False) -> ArmSegment:
+def build_arm(
+    encoded: Encoded | EncodedDense, path: Path | None, progress: bool = False, limits: BuildLimits = UNLIMITED
+) -> ArmSegment:
     """Index what an encoder made; into `path` if given. `progress` shows how a dense index is trained."""
     if isinstance(encoded, EncodedDense):
         return DenseArmSegment.build(encoded, path, progress)
-    return SparseArmSegment.build(encoded, path)
+    return SparseArmSegment.build(encoded, path, limits)
 
 
 def merged_arm(
-    parts: Sequence[tuple[ArmSegment, np.ndarray | None, Statistics]], path: Path | None, progress: bool = False
+    parts: Sequence[tuple[ArmSegment, np.ndarray | None, Statistics]],
+    path: Path | None,
+    progress: bool = False,
+    limits: BuildLimits = UNLIMITED,
 ) -> ArmSegment:
     """One of the live documents (bool, None: all) of all parts, which are of one kind; their statistics come with them."""
     if isinstance(parts[0][0], DenseArmSegment):
         return DenseArmSegment.merged(parts, path, progress)  # type: ignore[arg-type]
-    return SparseArmSegment.merged(parts, path)  # type: ignore[arg-type]
+    return SparseArmSegment.merged(parts, path, limits)  # type: ignore[arg-type]
 
 
 def read_arm(path: Path, description: dict[str, Any], num_docs: int) -> ArmSegment:

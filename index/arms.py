@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +18,28 @@ from index.inverted import InvertedIndex
 from index.settings import NO_FLOOR
 from index.vectors import SparseQuery, checked_count
 from index.vocabulary import Vocabulary
+
+
+class ArmStatistics(Protocol):
+    """What the weights of a query may depend on, of the documents of an arm, wherever they are; `SparseArm` has it of its segments."""
+
+    @property
+    def documents(self) -> int:
+        """Live documents that count for the encoder."""
+        ...
+
+    @property
+    def num_segments(self) -> int:
+        """How many there are that may number terms each in its own way."""
+        ...
+
+    def find(self, terms: Sequence[str]) -> list[np.ndarray]:
+        """int32 [len(terms)] for each segment: the numbers of the terms there, -1 where it has not got them."""
+        ...
+
+    def document_frequency(self, numbers: Sequence[np.ndarray]) -> np.ndarray:
+        """int64 [terms]: live documents that hold each term, which is called `numbers[i]` (-1: nothing) in segment i."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,10 @@ class SparseArm:
     def documents(self) -> int:
         """Live documents that count for the encoder."""
         return sum(statistics.documents for statistics in self.statistics)
+
+    @property
+    def num_segments(self) -> int:
+        return len(self.indexes)
 
     def find(self, terms: Sequence[str]) -> list[np.ndarray]:
         """int32 [len(terms)] for each segment: the numbers of the terms there, -1 where it has not got them."""

@@ -6,6 +6,7 @@ and its unique index on the ids refuses duplicates while documents stream in.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -376,17 +377,9 @@ class StagedDocuments:
 
     def _insert(self, document: Document, first_doc: int) -> None:
         """Store one document under the next number; CorpusError for an id staged before and for what cannot be stored."""
-        if not isinstance(document.fields, dict):
-            raise CorpusError(
-                f"document {document.doc_id!r:.60} has fields {document.fields!r:.60}; they must be a dictionary."
-            )
         doc = self._next_doc
+        *content, vector = as_stored(document)
         try:
-            fields = json.dumps(document.fields, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-            if fields.count("[") + fields.count("{") > MOST_NESTED and is_nested(document.fields, MOST_NESTED):
-                raise ValueError(f"it is nested more than {MOST_NESTED} deep")
-            content = document.doc_id, document.title, document.text, fields
-            vector = None if document.vector is None else json.dumps(dict(document.vector), allow_nan=False)
             self._connection.execute(STAGED_INSERT, (doc, *content, checksum(*content), vector))
         except sqlite3.IntegrityError as error:
             (first,) = self._connection.execute(
@@ -397,15 +390,38 @@ class StagedDocuments:
                 f"document {doc - first_doc + 1} has the id {document.doc_id!r:.60} of {where}; give each document its own "
                 "id."
             ) from error
-        except UnicodeEncodeError as error:
-            raise CorpusError(
-                f"document {document.doc_id!r:.60} holds text that is not valid Unicode ({error.reason}); repair its source."
-            ) from error
-        except (TypeError, ValueError, RecursionError) as error:
-            raise CorpusError(
-                f"document {document.doc_id!r:.60} has a field or vector that JSON cannot hold ({error}); keep them to JSON's types."
-            ) from error
         self._next_doc += 1
+
+
+def as_stored(document: Document) -> tuple[str, str, str, str, str | None]:
+    """(id, title, text, fields, vector) as they are stored, fields and vector as JSON; CorpusError for what cannot be."""
+    if not isinstance(document.fields, dict):
+        raise CorpusError(
+            f"document {document.doc_id!r:.60} has fields {document.fields!r:.60}; they must be a dictionary."
+        )
+    try:
+        fields = json.dumps(document.fields, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        if fields.count("[") + fields.count("{") > MOST_NESTED and is_nested(document.fields, MOST_NESTED):
+            raise ValueError(f"it is nested more than {MOST_NESTED} deep")
+        vector = None if document.vector is None else json.dumps(dict(document.vector), allow_nan=False)
+        content = document.doc_id, document.title, document.text, fields
+        "".join(content).encode()  # SQLite would say less of half a surrogate pair
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"document {document.doc_id!r:.60} holds text that is not valid Unicode ({error.reason}); repair its source."
+        ) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CorpusError(
+            f"document {document.doc_id!r:.60} has a field or vector that JSON cannot hold ({error}); keep them to JSON's types."
+        ) from error
+    return *content, vector
+
+
+def digest_of(document: Document) -> int:
+    """64 bits of all that a document says, its vector too: another digest is another document. Raises CorpusError as `as_stored`."""
+    *content, vector = as_stored(document)
+    data = "\0".join((*content, vector or "")).encode()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def is_nested(value: Any, deep: int) -> bool:

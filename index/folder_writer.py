@@ -25,6 +25,7 @@ from index.manifest import (
     MARKER,
     NEW_COPY,
     NEW_MANIFEST,
+    SCRATCH,
     Description,
     Manifest,
     StoredFile,
@@ -82,12 +83,16 @@ class FolderWriter:
         self._next_part += 1
         self._new[part.name] = part
         with files.told(part.path):
-            files.make_folder(part.path)
-            files.write_file(part.path / MARKER, b"")
-            files.flush_file(part.path / MARKER)
-            files.flush_folder(part.path)  # whatever else gets lost, the folder is known as ours
+            make_marked(part.path)
             part.hold()
         return part
+
+    def scratch(self) -> Path:
+        """An empty folder on the same disk to prepare parts in, which takes no number; gone with this writer."""
+        self._check_open()
+        self._remove_scratch()
+        make_marked(self.folder / SCRATCH)
+        return self.folder / SCRATCH
 
     def discard(self, part: Part) -> None:
         """Remove a new part that is not wanted after all."""
@@ -138,6 +143,8 @@ class FolderWriter:
         try:
             for part in list(self._new.values()):
                 self.discard(part)
+            with suppress(StorageError):
+                self._remove_scratch()
             if self.current is not None:
                 self._remove_leftovers()  # once more: what our own readers held at the commit may be free now
             self.current = None
@@ -147,11 +154,12 @@ class FolderWriter:
 
     def _look_at_folder(self, on_damage: OnDamage) -> tuple[int, int]:
         """Set `current` and remove leftovers; returns (number of the last commit, number of the next part)."""
-        past_last = 1 + max(part_numbers(self.folder), default=0)
+        with suppress(StorageError):
+            self._remove_scratch()
         if not any(os.path.lexists(self.folder / name) for name in (MANIFEST, COPY)):
             self._remove_temporary_manifests()
             self._remove_leftovers()
-            return 0, past_last
+            return 0, self._past_last()
         try:
             manifest = read_manifest(self.folder)
             check_kind(self.folder, manifest, self.kind)
@@ -166,12 +174,17 @@ class FolderWriter:
                 check_kind(self.folder, sound, self.kind)
                 self.current = self._salvaged(sound)
             # nothing is removed before there is a commit to take its place; a lost number is replaced by a greater one
+            past_last = self._past_last()
             return (sound.commit, max(sound.next_part, past_last)) if sound else (past_last, past_last)
         if on_damage == "salvage":
             self.current = self._salvaged(manifest)
         else:
             self._tidy(read_whole(self.folder / MANIFEST))
-        return manifest.commit, max(manifest.next_part, past_last)
+        # what a dead writer left is gone and was in no commit: who does its work again gets the numbers that it had
+        return manifest.commit, max(manifest.next_part, self._past_last())
+
+    def _past_last(self) -> int:
+        return 1 + max(part_numbers(self.folder), default=0)
 
     def _salvaged(self, manifest: Manifest) -> Commit:
         """The commit with only those parts in which every byte is right."""
@@ -236,6 +249,10 @@ class FolderWriter:
                 with suppress(StorageError):
                     remove_part(self.folder / part_name(number))
 
+    def _remove_scratch(self) -> None:
+        if os.path.lexists(self.folder / SCRATCH):
+            remove_part(self.folder / SCRATCH)
+
     def _check_open(self) -> None:
         if not self._lock.is_held:
             raise WinnowError(f"the writer of {self.folder} is closed; make another one.")
@@ -247,6 +264,14 @@ class FolderWriter:
             raise WinnowError(
                 f"{part.path} is neither new nor in the current commit of {self.folder}; commit parts of this writer."
             )
+
+
+def make_marked(folder: Path) -> None:
+    """A new folder that is known as ours, whatever else gets lost. Raises StorageError."""
+    files.make_folder(folder)
+    files.write_file(folder / MARKER, b"")
+    files.flush_file(folder / MARKER)
+    files.flush_folder(folder)
 
 
 def seal(part: Part) -> None:

@@ -23,6 +23,7 @@ from index.errors import IndexFormatError, WinnowError
 FORMAT, VERSION = "winnow", 2
 MANIFEST, COPY, LOCK = "winnow.json", "winnow.json.copy", "winnow.lock"
 NEW_MANIFEST, NEW_COPY = f"{MANIFEST}.new", f"{COPY}.new"
+SCRATCH = "winnow-scratch"  # a folder in which a writer prepares what will be a part
 MARKER, DESCRIPTION = "winnow-part", "part.json"  # of a part
 PART = re.compile(r"part-([0-9]{6,12})")
 SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from index.files import (
     close,
+    created,
     flush_file,
     flush_folder,
     make_folder,
@@ -18,6 +19,8 @@ from index.files import (
     write_all,
     write_file,
 )
+
+COPIED_AT_ONCE = 1 << 20  # bytes
 
 
 def whole(target: Path, fill: Callable[[Path], None]) -> None:
@@ -52,6 +55,27 @@ def replace_file(path: Path, data: bytes) -> None:
     flush_file(partial)
     rename(partial, path)
     flush_folder(path.parent)
+
+
+def move_into(source: Path, target: Path) -> None:
+    """All that a folder holds into another, perhaps on another disk; `source` itself goes. Not yet flushed."""
+    is_same_disk = os.stat(source).st_dev == os.stat(target).st_dev
+    for name in sorted(os.listdir(source)):
+        if is_same_disk:
+            rename(source / name, target / name)
+        elif (source / name).is_dir():
+            make_folder(target / name)
+            move_into(source / name, target / name)
+        else:
+            copy_file(source / name, target / name)
+    remove_tree(source)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Of any size."""
+    with open(source, "rb") as file, created(target) as descriptor:
+        while data := file.read(COPIED_AT_ONCE):
+            write_all(descriptor, data, target)
 
 
 def put_in_place(partial: Path, folder: Path) -> None:

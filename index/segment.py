@@ -13,11 +13,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from index.arm_segments import ArmSegment, DocumentEncoder, Statistics, build_arm, merged_arm, read_arm
-from index.documents import Document, DocumentStore, StagedDocuments
+from index.arm_segments import (
+    UNLIMITED,
+    ArmSegment,
+    BuildLimits,
+    DocumentEncoder,
+    Statistics,
+    build_arm,
+    merged_arm,
+    read_arm,
+)
+from index.documents import Document, DocumentStore, StagedDocuments, digest_of
 from index.errors import IndexFormatError
 from index.files import make_folder, save_array
 from index.storage import Part, open_array, read_only
+
+DIGESTS = "digests.npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +38,18 @@ class Segment:
     documents: DocumentStore
     arms: Mapping[str, ArmSegment]
     part: Part | None = None  # where it is stored; holds its files for as long as the segment is in use
+    digests: np.ndarray | None = None  # uint64 [documents]: `digest_of` each; None where nobody asked for them
 
     @property
     def num_docs(self) -> int:
         return len(self.documents)
+
+    def digests_of(self, docs: Sequence[int]) -> list[int]:
+        """Of these documents; where none were kept, of what is stored of them."""
+        if self.digests is None:
+            return list(map(digest_of, self.documents.each(docs)))
+        found: list[int] = self.digests[list(docs)].tolist()
+        return found
 
     @classmethod
     def build(
@@ -53,23 +72,43 @@ class Segment:
         return cls.of(staged, arms, part)
 
     @classmethod
-    def of(cls, staged: StagedDocuments, arms: Mapping[str, ArmSegment], part: Part | None) -> Segment:
+    def of(
+        cls,
+        staged: StagedDocuments,
+        arms: Mapping[str, ArmSegment],
+        part: Part | None,
+        digests: np.ndarray | None = None,
+    ) -> Segment:
         """Staged documents with arms that index them, row by row; these were built into `part` if given."""
-        return cls(staged.sealed(None if part is None else part.path), arms)._stored(part)
+        return cls(staged.sealed(None if part is None else part.path), arms, digests=digests)._stored(part)
 
     @classmethod
-    def merged(cls, segments: Sequence[tuple[Segment, Live]], part: Part | None, progress: bool = False) -> Segment:
+    def merged(
+        cls,
+        segments: Sequence[tuple[Segment, Live]],
+        part: Part | None,
+        progress: bool = False,
+        limits: BuildLimits = UNLIMITED,
+    ) -> Segment:
         """One segment of the live documents of all, in order; into `part` if given."""
         arms = {
             name: merged_arm(
                 [(segment.arms[name], live.mask, live.statistics[name]) for segment, live in segments],
                 folder_of(name, part),
                 progress,
+                limits,
             )
             for name in segments[0][0].arms
         }
         stores = [(segment.documents, live.mask) for segment, live in segments]
-        return cls(DocumentStore.merged(stores, None if part is None else part.path), arms)._stored(part)
+        found = [
+            segment.digests if live.mask is None or segment.digests is None else segment.digests[live.mask]
+            for segment, live in segments
+        ]
+        known = [one for one in found if one is not None]
+        digests = np.concatenate(known) if len(known) == len(found) else None
+        documents = DocumentStore.merged(stores, None if part is None else part.path)
+        return cls(documents, arms, digests=digests)._stored(part)
 
     def write(self, part: Part) -> Segment:
         """The same segment, copied into `part`."""
@@ -84,6 +123,9 @@ class Segment:
             return self
         arms = {name: arm.describe(part.path / name) for name, arm in self.arms.items()}
         part.contents = {"documents": self.num_docs, "arms": arms}
+        if self.digests is not None:
+            save_array(part.path / DIGESTS, self.digests)
+            part.contents["digests"] = True
         return Segment.read(part)
 
     @classmethod
@@ -98,7 +140,9 @@ class Segment:
             name: read_arm(part.path / name, description, num_docs)
             for name, description in part.contents["arms"].items()
         }
-        return cls(documents, arms, part)
+        has_digests = part.contents.get("digests", False)
+        digests = open_array(part.path / DIGESTS, "uint64", num_docs) if has_digests else None
+        return cls(documents, arms, part, digests)
 
 
 class Live(NamedTuple):

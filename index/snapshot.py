@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from index.arm_segments import DenseArmSegment, SparseArmSegment
+from index.arm_segments import DenseArmSegment, SparseArmSegment, Statistics
 from index.arms import DenseArm, SparseArm
 from index.documents import Document, numbers_of
 from index.errors import IndexFormatError
@@ -56,16 +56,18 @@ class Snapshot:
     def arms(self) -> dict[str, SparseArm | DenseArm]:
         """The arms of the collection by name."""
         names = self.segments[0].segment.arms if self.segments else ()
-        return {name: self._arm(name) for name in names}
+        return {name: self.arm(name) for name in names}
 
-    def _arm(self, name: str) -> SparseArm | DenseArm:
+    def arm(self, name: str, mean_length: float | None = None) -> SparseArm | DenseArm:
+        """The arm of this name; `mean_length` is that of a collection of which this is a part, None: of these documents."""
         parts = [(segment.arms[name], live) for segment, live, _ in self.segments]
         first_docs = tuple(self.first_docs[:-1])
         dense = [part.index.seen(live.mask) for part, live in parts if isinstance(part, DenseArmSegment)]
         if len(dense) == len(parts):
             return DenseArm(tuple(dense), first_docs)
         statistics = tuple(live.statistics[name] for _, live in parts)
-        mean_length = sum(one.length for one in statistics) / max(sum(one.documents for one in statistics), 1)
+        if mean_length is None:
+            mean_length = mean_length_of(statistics)
         sparse = [(part, live) for part, live in parts if isinstance(part, SparseArmSegment)]
         indexes = tuple(part.index.seen(live.mask, mean_length) for part, live in sparse)
         return SparseArm(indexes, tuple(part.vocabulary for part, _ in sparse), statistics, first_docs)
@@ -129,6 +131,10 @@ class Snapshot:
         """Only the ids of these documents, in this order."""
         return self._each(docs, lambda segment, own: segment.documents.ids(own))
 
+    def digests(self, docs: Sequence[int]) -> list[int]:
+        """`digest_of` the documents with these numbers, in this order; where none was kept, of what is stored, without a vector."""
+        return self._each(docs, lambda segment, own: segment.digests_of(own))
+
     def _each(self, docs: Sequence[int], read: Callable[[Segment, list[int]], list[Any]]) -> list[Any]:
         if len(self.segments) == 1:
             return read(self.segments[0].segment, list(docs))
@@ -174,3 +180,8 @@ class Snapshot:
         if any(own != kinds[0] for own in kinds):
             raise IndexFormatError("the segments of the index have different arms; restore it from a copy.")
         return cls(tuple(segments), commit.parts[commit.contents["model"]], commit.number)
+
+
+def mean_length_of(statistics: Sequence[Statistics]) -> float:
+    """In tokens, of the documents that count for the encoder; 0 without any."""
+    return sum(one.length for one in statistics) / max(sum(one.documents for one in statistics), 1)

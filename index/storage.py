@@ -29,6 +29,7 @@ from index.manifest import (
     NEW_COPY,
     NEW_MANIFEST,
     PART,
+    SCRATCH,
     Manifest,
     Verify,
     file_problems,
@@ -254,7 +255,8 @@ def check_target(folder: str | Path) -> None:
 def is_ours(entry: os.DirEntry[str], has_part: bool) -> bool:
     """True for a part, the lock, and the manifest: one that says so or, however damaged, lies beside a part of ours."""
     if entry.is_dir(follow_symlinks=False):
-        return is_part(entry) or (PART.fullmatch(entry.name) is not None and not os.listdir(entry.path))
+        is_named_so = PART.fullmatch(entry.name) is not None or entry.name == SCRATCH
+        return is_part(entry) or (is_named_so and (is_marked(entry) or not os.listdir(entry.path)))
     if not entry.is_file(follow_symlinks=False):
         return False
     if entry.name in (MANIFEST, COPY):
@@ -265,7 +267,11 @@ def is_ours(entry: os.DirEntry[str], has_part: bool) -> bool:
 def is_part(entry: os.DirEntry[str]) -> bool:
     """True for a folder that a writer of ours has marked."""
     is_folder = PART.fullmatch(entry.name) is not None and entry.is_dir(follow_symlinks=False)
-    return is_folder and os.path.isfile(os.path.join(entry.path, MARKER))
+    return is_folder and is_marked(entry)
+
+
+def is_marked(entry: os.DirEntry[str]) -> bool:
+    return os.path.isfile(os.path.join(entry.path, MARKER))
 
 
 def open_array(path: Path, dtype: str, length: int) -> np.ndarray:

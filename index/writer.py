@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from index.arm_segments import DocumentEncoder
-from index.documents import Document, StagedDocuments
+from index.arm_segments import UNLIMITED, DocumentEncoder
+from index.documents import PAGE, Document, StagedDocuments
 from index.errors import IndexFormatError, WinnowError
 from index.folder_writer import FolderWriter
 from index.manifest import file_problems, read_description
@@ -46,6 +46,10 @@ class Writer:
         self._encoders = encoders
         self._folder = folder
         self._copies = False
+        self.limits = UNLIMITED
+        self.beside: dict[
+            str, Any
+        ] = {}  # what commits say of the folder besides model and segments; the rest of it stays
 
     def copied_to(self, folder: FolderWriter, snapshot: Snapshot) -> Writer:
         """A writer of the same changes whose commit copies all segments to another folder; `snapshot` has its model."""
@@ -157,6 +161,29 @@ class Writer:
             live.write(deletes, segment)
         return LiveSegment(segment, live, deletes)
 
+    def commit_built(self, fill: Callable[[Part], None]) -> Snapshot:
+        """Commit the segment that `fill` puts into a part, built elsewhere; its documents take the place of those with their ids.
+
+        Nothing may be staged. Raises IndexFormatError for a segment that cannot be read.
+        """
+        assert not self.is_changed
+        with self._new_parts() as parts:
+            part = self._new_part(parts)
+            assert part is not None
+            try:
+                fill(part)
+                segment = Segment.read(part)
+                for first in range(0, segment.num_docs, PAGE):
+                    ids = segment.documents.ids(range(first, min(first + PAGE, segment.num_docs)))
+                    self._delete(self._live(ids).values())
+                segments = [self._after_deletes(position, parts) for position in range(len(self.snapshot.segments))]
+                segments = [one for one in segments if one.live.num_docs > 0]
+                self.publish([*segments, LiveSegment(segment, Live.all_of(segment))])
+            except BaseException:
+                self.rollback()
+                raise
+        return self.snapshot
+
     def merge_due(self, progress: bool = False) -> Snapshot:
         """Merge the segments that have become too many or too empty (index.merge_policy). Nothing may be staged."""
         while (
@@ -179,7 +206,7 @@ class Writer:
             check_whole(one.segment.part)
         with self._new_parts() as parts:
             merged = Segment.merged(
-                [(one.segment, one.live) for one in segments[which]], self._new_part(parts), progress
+                [(one.segment, one.live) for one in segments[which]], self._new_part(parts), progress, self.limits
             )
             segments[which] = [LiveSegment(merged, Live.all_of(merged))]
             self.publish(segments)
@@ -206,8 +233,9 @@ class Writer:
             )
         stored = [part for one in segments for part in (one.segment.part, one.deletes) if part is not None]
         entries = [{"part": name_of(one.segment.part), "deletes": name_of(one.deletes)} for one in segments]
+        kept = {} if self._copies or before is None else before.contents
         try:
-            self._folder.commit({"model": model.name, "segments": entries}, [model, *stored])
+            self._folder.commit({**kept, **self.beside, "model": model.name, "segments": entries}, [model, *stored])
         finally:
             # a failure after the manifest was renamed leaves a commit that readers see: ours must not be made twice
             if self._folder.current is not None and self._folder.current is not before:

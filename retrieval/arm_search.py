@@ -32,9 +32,9 @@ class SparseArmSearch(NamedTuple):
     arm: SparseArm
 
     @property
-    def least(self) -> float:
+    def least(self) -> float | None:
         """No score is below."""
-        return 0.0
+        return least_score(self.encoder)
 
     def encoded(self, query: Any) -> list[SparseQuery]:
         """A query in words or as weights, as each segment numbers its terms."""
@@ -90,11 +90,11 @@ class DenseArmSearch(NamedTuple):
     @property
     def least(self) -> float | None:
         """No score is below; None: nobody can tell."""
-        return -1.0 if self.encoder.similarity == "cosine" else None
+        return least_score(self.encoder)
 
     def encoded(self, query: Any) -> np.ndarray:
         """float32 [dimension]: a query in words, or the vector that it is."""
-        vector: np.ndarray = vectors_of([query], self.encoder, self.arm)[0]
+        vector: np.ndarray = vectors_of([query], self.encoder, self.arm.dimension)[0]
         return vector
 
     def search(self, query: Any, k: int, trying: Trying) -> Answer:
@@ -107,7 +107,7 @@ class DenseArmSearch(NamedTuple):
 
     def search_batch(self, queries: Sequence[Any], k: int, threads: int, trying: Trying) -> list[Answer]:
         """`search` for each query, on several threads."""
-        return self.arm.search_batch(vectors_of(queries, self.encoder, self.arm), k, threads, trying.dense)
+        return self.arm.search_batch(vectors_of(queries, self.encoder, self.arm.dimension), k, threads, trying.dense)
 
     def score(self, encoded: np.ndarray, position: int, doc: int, document: Document) -> tuple[float, list[TermMatch]]:
         """What document `doc` of a segment scores; there are no terms that it comes from."""
@@ -122,3 +122,10 @@ def arm_search(encoder: Encoder, arm: SparseArm | DenseArm) -> ArmSearch:
     if isinstance(arm, DenseArm):
         return DenseArmSearch(cast(DenseEncoder, encoder), arm)
     return SparseArmSearch(cast(SparseEncoder, encoder), arm)
+
+
+def least_score(encoder: Encoder) -> float | None:
+    """What no score of the encoder's arm is below; None: nobody can tell."""
+    if encoder.kind == "sparse":
+        return 0.0
+    return -1.0 if cast(DenseEncoder, encoder).similarity == "cosine" else None

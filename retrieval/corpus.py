@@ -1,28 +1,28 @@
-"""Documents from what users have: JSONL and TSV files (also .gz), folders of text files, Python mappings.
+"""Documents from what users have: JSONL and TSV files (also .gz, .zst), folders of text files, Python mappings.
 
 A record that cannot be read raises CorpusError with its file and line; none is skipped in silence.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from index.documents import Document
 from index.errors import CorpusError
 from index.manifest import finite, is_index, not_json
 from index.vectors import checked_weights
+from retrieval.packed_files import PACKED, as_packed, unpacked
 
 LONGEST_UNPACKED = 4 << 20  # bytes of a line of a small .gz file; a thousand times its size can be packed into one
 TIMES_PACKED = 20  # the same of a larger one, in sizes of the file; text packs to a third or a tenth
+LINES_BETWEEN_TOLD = 64
+JSON_LINES = (".jsonl", ".json", ".ndjson")
 TEXT_FILES = (".txt", ".md", ".rst", ".text")
-JSONL_FILES = (".jsonl", ".json", ".ndjson")
 Corpus = str | Path | Mapping[str, Mapping[str, Any]] | Iterable[Document | Mapping[str, Any]]
 
 
@@ -42,15 +42,37 @@ class FieldNames:
         return cls(**{role: (name,) for role, name in given.items() if name is not None})
 
 
+class Placed(NamedTuple):
+    """A document, and where it stands: file and line, or what comes near to that."""
+
+    where: str
+    document: Document
+
+
+class Reading:
+    """What those who read records tell while they read; this one stops at the first record that is bad."""
+
+    def refuse(self, where: str, error: CorpusError, record: Any = None) -> None:
+        """The record, as far as it was read, cannot be taken; whoever returns goes on without it."""
+        raise error
+
+    def at(self, position: int) -> None:
+        """So many bytes of the present file are read."""
+
+
+STRICT = Reading()
+
+
 def read_corpus(corpus: Corpus, names: FieldNames | None = None) -> Iterator[Document]:
     """The documents of a corpus, one at a time.
 
-    corpus  a path to a `.jsonl` or `.tsv` file (or either with `.gz`), a folder (a BEIR folder, or one of text files),
+    corpus  a path to a `.jsonl` or `.tsv` file (or either with `.gz` or `.zst`), a folder (a BEIR folder, or one of text files),
             a BEIR mapping {id: {"title": ..., "text": ...}}, or an iterable of Documents or records
     """
     names = names or FieldNames()
     if isinstance(corpus, str | Path):
-        yield from read_path(Path(corpus), names)
+        for _, document in read_path(Path(corpus), names):
+            yield document
     elif isinstance(corpus, Mapping):
         for doc_id, record in corpus.items():
             if not isinstance(record, Mapping):
@@ -74,7 +96,7 @@ def read_corpus(corpus: Corpus, names: FieldNames | None = None) -> Iterator[Doc
                 yield as_document(record, f"document {number}", names)
 
 
-def read_path(path: Path, names: FieldNames) -> Iterator[Document]:
+def read_path(path: Path, names: FieldNames, reading: Reading = STRICT) -> Iterator[Placed]:
     try:
         is_folder = path.is_dir()
     except OSError as error:  # a text given for a path
@@ -82,26 +104,38 @@ def read_path(path: Path, names: FieldNames) -> Iterator[Document]:
             f"{str(path)[:60]!r}... is not a path ({error.strerror}); give documents in a list."
         ) from error
     if is_folder:
-        yield from read_folder(path, names)
+        yield from read_folder(path, names, reading)
         return
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; give a .jsonl or .tsv file, or a folder of text files.")
-    if kind_of(path) in JSONL_FILES:
-        yield from read_jsonl(path, names)
-    elif kind_of(path) == ".tsv":
-        yield from read_tsv(path, names)
+    ending = ending_of(path)
+    if ending in JSON_LINES:
+        yield from read_jsonl(path, names, reading)
+    elif ending == ".tsv":
+        yield from read_tsv(path, names, reading)
     else:
         raise CorpusError(
-            f"{path} is of no known kind; give a .jsonl or .tsv file (or .gz), or a folder of text files."
+            f"{path} is of no known kind; give a .jsonl or .tsv file (or .gz, .zst), or a folder of text files."
         )
 
 
-def read_folder(folder: Path, names: FieldNames) -> Iterator[Document]:
+def ending_of(path: Path) -> str:
+    """What says how a file's lines are to be read: its suffix, but for that of a packed file."""
+    return "".join(path.suffixes[-2:-1] if path.suffix in PACKED else path.suffixes[-1:])
+
+
+def corpus_of(folder: Path) -> Path | None:
+    """The corpus of a BEIR folder; None for another folder."""
+    names = (f"corpus.jsonl{packed}" for packed in ("", *PACKED))
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def read_folder(folder: Path, names: FieldNames, reading: Reading = STRICT) -> Iterator[Placed]:
     """A BEIR folder's corpus, else every text file: id = path below the folder, title = name without suffix; else JSONL files."""
-    for corpus in (folder / "corpus.jsonl", folder / "corpus.jsonl.gz"):
-        if corpus.is_file():
-            yield from read_jsonl(corpus, names)
-            return
+    corpus = corpus_of(folder)
+    if corpus is not None:
+        yield from read_jsonl(corpus, names, reading)
+        return
     files = sorted(text_files(folder))
     if not files:
         parts = jsonl_files(folder)
@@ -110,14 +144,20 @@ def read_folder(folder: Path, names: FieldNames) -> Iterator[Document]:
                 f"{folder} holds neither corpus.jsonl nor text files ({', '.join(TEXT_FILES)}) nor other JSONL files."
             )
         for part in parts:
-            yield from read_jsonl(part, names)
+            yield from read_jsonl(part, names, reading)
         return
+    position = 0
     for file in files:
         try:
             text = file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            raise CorpusError(f"{file} is not valid UTF-8 (byte {error.start}); convert it to UTF-8.") from error
-        yield Document(file.relative_to(folder).as_posix(), file.stem, text)
+            reading.refuse(
+                str(file), CorpusError(f"{file} is not valid UTF-8 (byte {error.start}); convert it to UTF-8.")
+            )
+            continue
+        position += file.stat().st_size
+        reading.at(position)
+        yield Placed(str(file), Document(file.relative_to(folder).as_posix(), file.stem, text))
 
 
 def jsonl_files(folder: Path) -> list[Path]:
@@ -127,13 +167,8 @@ def jsonl_files(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if kind_of(path) in JSONL_FILES and not path.name.startswith(".") and path.is_file()
+        if ending_of(path) in JSON_LINES and not path.name.startswith(".") and path.is_file()
     )
-
-
-def kind_of(path: Path) -> str:
-    """The ending that says what a file holds, without .gz."""
-    return "".join(path.suffixes[-2:-1]) if path.suffix == ".gz" else path.suffix
 
 
 def text_files(folder: Path) -> Iterator[Path]:
@@ -149,33 +184,56 @@ def text_files(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def read_jsonl(path: Path, names: FieldNames) -> Iterator[Document]:
+def read_jsonl(path: Path, names: FieldNames, reading: Reading = STRICT) -> Iterator[Placed]:
     """One JSON object a line."""
-    for where, record in records_of(path):
-        yield as_document(record, where, names)
+    return placed(records_of(path, reading), names, reading)
 
 
-def records_of(path: Path) -> Iterator[tuple[str, Any]]:
-    """(file:line, what JSON it holds) of each line that is not blank."""
-    for where, line in lines_of(path):
+def placed(records: Iterable[tuple[str, Any]], names: FieldNames, reading: Reading = STRICT) -> Iterator[Placed]:
+    """Records, each with its place, as documents."""
+    for where, record in records:
         try:
-            yield where, json.loads(line, parse_constant=not_json, parse_float=finite)
+            document = as_document(record, where, names)
+        except CorpusError as error:
+            reading.refuse(where, error, record)
+            continue
+        yield Placed(where, document)
+
+
+def records_of(path: Path, reading: Reading = STRICT) -> Iterator[tuple[str, Any]]:
+    """(file:line, what JSON it holds) of each line that is not blank."""
+    return json_of(lines_of(path, reading), reading)
+
+
+def json_of(lines: Iterable[tuple[str, str]], reading: Reading = STRICT) -> Iterator[tuple[str, Any]]:
+    for where, line in lines:
+        try:
+            record = json.loads(line, parse_constant=not_json, parse_float=finite)
         except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{where} is not valid JSON ({error}); each line must hold one JSON object.") from error
+            told = CorpusError(f"{where} is not valid JSON ({error}); each line must hold one JSON object.")
+            reading.refuse(where, told, line)
+            continue
+        yield where, record
 
 
-def read_tsv(path: Path, names: FieldNames) -> Iterator[Document]:
+def read_tsv(path: Path, names: FieldNames, reading: Reading = STRICT) -> Iterator[Placed]:
     """Columns id, text or id, title, text; or any columns under a first line that names an id and a text."""
+    return placed(tsv_records(path, names, reading), names, reading)
+
+
+def tsv_records(path: Path, names: FieldNames, reading: Reading) -> Iterator[tuple[str, dict[str, str]]]:
     columns: list[str] | None = None
-    for where, line in lines_of(path):
+    for where, line in lines_of(path, reading):
         values = line.rstrip("\r\n").split("\t")
         if columns is None:
             columns = tsv_columns(values, where, names)
             if columns is values:
                 continue
         if len(values) != len(columns):
-            raise CorpusError(f"{where} has {len(values)} columns, the first line has {len(columns)}; check its tabs.")
-        yield as_document(dict(zip(columns, values, strict=True)), where, names)
+            told = f"{where} has {len(values)} columns, the first line has {len(columns)}; check its tabs."
+            reading.refuse(where, CorpusError(told), line)
+            continue
+        yield where, dict(zip(columns, values, strict=True))
 
 
 def tsv_columns(first_line: list[str], where: str, names: FieldNames) -> list[str]:
@@ -197,37 +255,49 @@ def tsv_columns(first_line: list[str], where: str, names: FieldNames) -> list[st
     return [names.id[0], *([names.title[0]] if len(first_line) == 3 else []), names.text[0]]
 
 
-def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+def lines_of(path: Path, reading: Reading = STRICT) -> Iterator[tuple[str, str]]:
     """(file:line, text) of each line that is not blank.
 
-    Raises CorpusError for bytes that are not UTF-8 or gzip, and for a gzipped line that its file's size does not justify.
+    Raises CorpusError for a file that is not packed as it says and for a packed line that its file's size does not justify;
+    lines that are not UTF-8 are refused.
     """
-    is_packed, size = path.suffix == ".gz", path.stat().st_size
-    opened: Callable[..., Any] = gzip.open if is_packed else open
+    is_packed, size = path.suffix in PACKED, path.stat().st_size
     longest = max(LONGEST_UNPACKED, TIMES_PACKED * size) if is_packed else -1
-    with opened(path, "rb") as file:
-        number = 0
-        while True:
-            try:
-                line = file.readline(longest)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise CorpusError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
-            if not line:
-                return
-            number += 1
+    with unpacked(path) as (file, raw):
+        for number, line in numbered(file, path, longest):
             if len(line) == longest:
                 raise CorpusError(
                     f"{path}:{number} unpacks to {longest:,} bytes or more, from a file of {size:,}; unpack it yourself if "
                     "that is right."
                 )
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise CorpusError(
-                    f"{path}:{number} is not valid UTF-8 (byte {error.start} of the line); convert the file to UTF-8."
-                ) from error
-            if text.strip(" \r\n"):
+            if number % LINES_BETWEEN_TOLD == 0:
+                reading.at(raw.tell())
+            text = decoded(line, number, str(path), reading)
+            if text is not None:
                 yield f"{path}:{number}", text
+
+
+def numbered(file: BinaryIO, path: Path, longest: int) -> Iterator[tuple[int, bytes]]:
+    """Lines of a file that is perhaps packed, from 1."""
+    number = 0
+    while True:
+        with as_packed(path):
+            line = file.readline(longest)
+        if not line:
+            return
+        number += 1
+        yield number, line
+
+
+def decoded(line: bytes, number: int, name: str, reading: Reading) -> str | None:
+    """The text of a line; None where it is blank or refused."""
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        told = f"{name}:{number} is not valid UTF-8 (byte {error.start} of the line); convert the file to UTF-8."
+        reading.refuse(f"{name}:{number}", CorpusError(told), line.decode("utf-8", "replace"))
+        return None
+    return text if text.strip(" \r\n") else None
 
 
 def as_document(record: Any, where: str, names: FieldNames) -> Document:

@@ -30,13 +30,48 @@ def filtered(snapshot: Snapshot, condition: Condition) -> Snapshot:
     return snapshot.narrowed(condition, lambda: masks_of(snapshot, condition))
 
 
+def fitting(snapshot: Snapshot, condition: Condition) -> Snapshot:
+    """`filtered` of a part of a collection, where a field that no document has here may be one of others: nothing is checked."""
+
+    def masks() -> list[np.ndarray]:
+        return masks_under(snapshot, condition, columns_of(snapshot, condition))
+
+    return snapshot.narrowed(("unchecked", condition), masks)
+
+
+def objections(snapshot: Snapshot, condition: Condition) -> list[str | None]:
+    """For each comparison, each once, what `filtered` would raise for it; None: nothing. Where all parts of a collection object to one,
+    the collection does."""
+    columns, found = columns_of(snapshot, condition), list[str | None]()
+    for comparison in comparisons_of(condition):
+        try:
+            check(comparison, snapshot, columns)
+            found.append(None)
+        except FilterError as error:
+            found.append(str(error))
+    return found
+
+
 def masks_of(snapshot: Snapshot, condition: Condition) -> list[np.ndarray]:
     """bool [documents] for each segment: those that fit, deleted ones too. Raises FilterError as `filtered` does."""
-    comparisons = list(dict.fromkeys(condition.comparisons()))
-    paths = {one.path for one in comparisons if not is_of_ids(one)}
-    columns = [segment.documents.columns(paths) for segment, _, _ in snapshot.segments]
-    for comparison in comparisons:
+    columns = columns_of(snapshot, condition)
+    for comparison in comparisons_of(condition):
         check(comparison, snapshot, columns)
+    return masks_under(snapshot, condition, columns)
+
+
+def comparisons_of(condition: Condition) -> list[Comparison]:
+    """Each once."""
+    return list(dict.fromkeys(condition.comparisons()))
+
+
+def columns_of(snapshot: Snapshot, condition: Condition) -> list[FieldColumns]:
+    """The columns of each segment that the comparisons read."""
+    paths = {one.path for one in comparisons_of(condition) if not is_of_ids(one)}
+    return [segment.documents.columns(paths) for segment, _, _ in snapshot.segments]
+
+
+def masks_under(snapshot: Snapshot, condition: Condition, columns: list[FieldColumns]) -> list[np.ndarray]:
     return [mask_of(segment, own, condition) for (segment, _, _), own in zip(snapshot.segments, columns, strict=True)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from index.arms import DenseArm, SparseArm
+from index.arms import ArmStatistics
 from index.errors import WinnowError
 from index.vectors import SparseQuery, checked_weights
 from retrieval.encoders.protocol import DenseEncoder, SparseEncoder
@@ -66,7 +66,7 @@ def is_a_query(value: Any) -> bool:
     return isinstance(value, str | Mapping | list | tuple | np.ndarray)
 
 
-def numbered(query: Any, encoder: SparseEncoder, arm: SparseArm) -> list[SparseQuery]:
+def numbered(query: Any, encoder: SparseEncoder, arm: ArmStatistics) -> list[SparseQuery]:
     """The query as each segment numbers its terms: encoded if it is text, looked up if it maps terms to weights.
 
     Terms that the arm does not know are ignored. Raises WinnowError for any other query, and for weights that cannot be scored.
@@ -81,16 +81,16 @@ def numbered(query: Any, encoder: SparseEncoder, arm: SparseArm) -> list[SparseQ
     return encoder.encode_query(checked_text("the query", query), arm)
 
 
-def vectors_of(queries: Sequence[Any], encoder: DenseEncoder, arm: DenseArm) -> np.ndarray:
+def vectors_of(queries: Sequence[Any], encoder: DenseEncoder, dimension: int) -> np.ndarray:
     """float32 [queries, dimension]: encoded if it is text, else the vector that it is. Zeros find nothing. Raises WinnowError."""
-    vectors = np.zeros((len(queries), arm.dimension), np.float32)
+    vectors = np.zeros((len(queries), dimension), np.float32)
     texts = [i for i, query in enumerate(queries) if isinstance(query, str)]
     if len(texts) == 1:
         vectors[texts[0]] = encoder.encode_query(checked_text("the query", queries[texts[0]]))
     elif texts:
         vectors[texts] = encoder.encode_queries([checked_text("the query", queries[i]) for i in texts])
     for i in set(range(len(queries))) - set(texts):
-        vectors[i] = checked_vector(queries[i], arm.dimension)
+        vectors[i] = checked_vector(queries[i], dimension)
     return vectors
 
 

@@ -23,12 +23,12 @@ from index.vectors import checked_weights
 from kernels.cpu.sparse import SparseRows
 from retrieval.ciff import read_ciff
 from retrieval.corpus import (
-    JSONL_FILES,
+    JSON_LINES,
     Corpus,
     FieldNames,
     as_document,
+    ending_of,
     jsonl_files,
-    kind_of,
     read_corpus,
     records_of,
 )
@@ -36,6 +36,7 @@ from retrieval.csr_files import read_npz
 from retrieval.encoders.learned import LearnedSparseEncoder
 from retrieval.encoders.protocol import Encoder
 from retrieval.encoding import read_encoder_of
+from retrieval.packed_files import PACKED
 from retrieval.tensor_files import read_tensors
 from retrieval.vectors_by_id import RowIds, VectorsById
 
@@ -90,6 +91,12 @@ def check_vocabulary(vectors: Vectors, encoder: Encoder) -> None:
 
 def vectors_alone(path: Path, vectors: Vectors | None, encoder: Encoder) -> Iterator[Document]:
     """The documents of a file of vectors."""
+    check_alone(path, vectors, encoder)
+    return read_vectors(path).documents()
+
+
+def check_alone(path: Path, vectors: Vectors | None, encoder: Encoder) -> None:
+    """Raise CorpusError where a file of vectors cannot be the corpus of this encoder."""
     if vectors is not None:
         raise CorpusError(f"{path} holds vectors, and so does vectors=; give one of them, or texts as the corpus.")
     if not encoder.needs_vectors:
@@ -97,14 +104,13 @@ def vectors_alone(path: Path, vectors: Vectors | None, encoder: Encoder) -> Iter
             f"{path} holds vectors without texts, and {encoder.name} reads texts; index it with the model vectors, or give "
             "the texts as the corpus and these as its vectors."
         )
-    return read_vectors(path).documents()
 
 
 def is_vector_file(corpus: Any) -> bool:
     """True for a path that can only be one of vectors, whether it exists or not."""
     if not isinstance(corpus, str | Path):
         return False
-    return kind_of(Path(corpus)) in (".ciff", ".npz", *TENSOR_FILES) or is_encoded(Path(corpus))
+    return ending_of(Path(corpus)) in (".ciff", ".npz", *TENSOR_FILES) or is_encoded(Path(corpus))
 
 
 def is_encoded(folder: Path) -> bool:
@@ -142,10 +148,10 @@ def read_vectors(source: Vectors) -> VectorsById:
         ".ciff": read_ciff,
         ".npz": read_npz,
         **dict.fromkeys(TENSOR_FILES, read_tensors),
-        **dict.fromkeys(JSONL_FILES, read_jsonl),
+        **dict.fromkeys(JSON_LINES, read_jsonl),
     }
-    reader = readers.get(kind_of(path))
-    if reader is None or (reader in (read_npz, read_tensors) and path.suffix == ".gz"):
+    reader = readers.get(ending_of(path))
+    if reader is None or (reader in (read_npz, read_tensors) and path.suffix in PACKED):
         raise CorpusError(f"{path} is of no known kind; {KINDS}.")
     return reader(path)
 

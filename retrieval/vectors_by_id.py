@@ -126,12 +126,16 @@ class VectorsById:
         documents = iter(documents)
         while page := list(islice(documents, PAGE)):
             for document, vector in zip(page, self.find([document.doc_id for document in page]), strict=True):
-                if vector is None:
-                    raise CorpusError(
-                        f"{self.name} has no vector for the document {document.doc_id!r:.60}; each document needs one there."
-                    )
-                fields = {name: value for name, value in document.fields.items() if name != "vector"}
-                yield Document(document.doc_id, document.title, document.text, fields, vector)
+                yield self.given(document, vector)
+
+    def given(self, document: Document, vector: Mapping[str, float] | None) -> Document:
+        """The document with what `find` found of it. Raises CorpusError where that is nothing."""
+        if vector is None:
+            raise CorpusError(
+                f"{self.name} has no vector for the document {document.doc_id!r:.60}; each document needs one there."
+            )
+        fields = {name: value for name, value in document.fields.items() if name != "vector"}
+        return Document(document.doc_id, document.title, document.text, fields, vector)
 
     def _vector(self, doc_id: str, row: int) -> dict[str, float]:
         entries = slice(int(self._rows.indptr[row]), int(self._rows.indptr[row + 1]))

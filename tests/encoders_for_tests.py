@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from index.arm_segments import Encoded, EncodedDense, Statistics
-from index.arms import SparseArm
+from index.arms import ArmStatistics
 from index.dense.options import DenseIndexOptions, Similarity
 from index.documents import Document
 from index.options import InvertedIndexOptions
@@ -53,14 +53,14 @@ class WordEncoder:
     def check(self, document: Document) -> None:
         """Texts are encoded whatever comes with them."""
 
-    def numbers(self, terms: Sequence[str], arm: SparseArm) -> list[np.ndarray]:
-        return [np.array([number(term) for term in terms], np.int32)] * len(arm.indexes)
+    def numbers(self, terms: Sequence[str], arm: ArmStatistics) -> list[np.ndarray]:
+        return [np.array([number(term) for term in terms], np.int32)] * arm.num_segments
 
-    def encode_query(self, text: str, arm: SparseArm) -> list[SparseQuery]:
+    def encode_query(self, text: str, arm: ArmStatistics) -> list[SparseQuery]:
         terms = np.array(sorted({number(word) for word in text.split()}), np.int32)
-        df = arm.document_frequency([terms] * len(arm.indexes))
+        df = arm.document_frequency([terms] * arm.num_segments)
         weights = np.log(1 + (arm.documents + 1) / (df + 0.5)).astype(np.float32)
-        return [SparseQuery(terms, weights)] * len(arm.indexes)
+        return [SparseQuery(terms, weights)] * arm.num_segments
 
     def term(self, number: int, vocabulary: Vocabulary | None) -> str:
         return f"t{number}"

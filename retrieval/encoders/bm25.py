@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from index.arm_segments import Encoded, Statistics
-from index.arms import SparseArm
+from index.arms import ArmStatistics
 from index.documents import Document
 from index.errors import CorpusError, WinnowError
 from index.options import InvertedIndexOptions
@@ -72,13 +72,13 @@ class BM25Encoder:
         options = InvertedIndexOptions(len(vocabulary), "counts", k1=self.options.k1, b=self.options.b)
         return Encoded(vectors, options, self.statistics([], vectors, len(vocabulary)), vocabulary)
 
-    def numbers(self, terms: Sequence[str], arm: SparseArm) -> list[np.ndarray]:
+    def numbers(self, terms: Sequence[str], arm: ArmStatistics) -> list[np.ndarray]:
         return arm.find(terms)
 
     def statistics(self, documents: Iterable[Document], vectors: SparseRows, num_terms: int) -> Statistics:
         return Statistics.of_counts(vectors, num_terms)
 
-    def encode_query(self, text: str, arm: SparseArm) -> list[SparseQuery]:
+    def encode_query(self, text: str, arm: ArmStatistics) -> list[SparseQuery]:
         counts = Counter(analyze(text))
         tokens = sorted(counts)  # as the vocabularies are
         numbers = arm.find(tokens)

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from index.arm_segments import Encoded, Statistics
-from index.arms import SparseArm
+from index.arms import ArmStatistics
 from index.documents import Document
 from index.errors import CorpusError
 from index.options import InvertedIndexOptions, WeightImpacts
@@ -77,10 +77,10 @@ class GivenVectors:
         frequency = np.bincount(vectors.indices[vectors.data > 0], minlength=num_terms).astype(np.int32)
         return Statistics(len(vectors.indptr) - 1, 0, frequency)
 
-    def numbers(self, terms: Sequence[str], arm: SparseArm) -> list[np.ndarray]:
+    def numbers(self, terms: Sequence[str], arm: ArmStatistics) -> list[np.ndarray]:
         return arm.find(terms)
 
-    def encode_query(self, text: str, arm: SparseArm) -> list[SparseQuery]:
+    def encode_query(self, text: str, arm: ArmStatistics) -> list[SparseQuery]:
         counts = Counter(text.split())
         return weighted_query(counts, self.numbers(list(counts), arm))
 

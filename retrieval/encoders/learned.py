@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from index.arm_segments import Encoded, Statistics
-from index.arms import SparseArm
+from index.arms import ArmStatistics
 from index.building import spilled
 from index.documents import Document
 from index.errors import IndexFormatError, ModelError, WinnowError
@@ -80,8 +80,8 @@ class LearnedSparseEncoder:
     def check(self, document: Document) -> None:
         self.vocabulary.check(document, self.name)
 
-    def numbers(self, terms: Sequence[str], arm: SparseArm) -> list[np.ndarray]:
-        return [self.vocabulary.numbers(terms)] * len(arm.indexes)
+    def numbers(self, terms: Sequence[str], arm: ArmStatistics) -> list[np.ndarray]:
+        return [self.vocabulary.numbers(terms)] * arm.num_segments
 
     def encode_documents(self, documents: Iterable[Document]) -> Encoded:
         """The vectors lie in a temporary file: memory does not grow with the number of documents."""
@@ -117,12 +117,12 @@ class LearnedSparseEncoder:
         counts.add(self.document.tokens.own(list(map(text_of, documents))))
         return counts.statistics(len(vectors.indptr) - 1)
 
-    def encode_query(self, text: str, arm: SparseArm) -> list[SparseQuery]:
+    def encode_query(self, text: str, arm: ArmStatistics) -> list[SparseQuery]:
         if isinstance(self.query, NeuralSide):
             query = self.query.encode_one(text)
         else:
             query = self.query.of(self.query_tokens(text), arm)
-        return [SparseQuery(*query)] * len(arm.indexes)
+        return [SparseQuery(*query)] * arm.num_segments
 
     def encode_queries(self, texts: Iterable[str]) -> SparseRows:
         """float32 rows, one for each query, over the model's terms.

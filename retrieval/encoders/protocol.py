@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from index.arm_segments import Encoded, EncodedDense, SparseDocumentEncoder
-from index.arms import SparseArm
+from index.arms import ArmStatistics
 from index.dense.options import Similarity
 from index.documents import Document
 from index.vectors import SparseQuery
@@ -65,11 +65,11 @@ class SparseEncoder(Encoder, SparseDocumentEncoder, Protocol):
         """A vector for each document, and the statistics of them all."""
         ...
 
-    def numbers(self, terms: Sequence[str], arm: SparseArm) -> list[np.ndarray]:
+    def numbers(self, terms: Sequence[str], arm: ArmStatistics) -> list[np.ndarray]:
         """int32 [len(terms)] for each segment of the arm: the numbers of the terms there, -1 for those it does not know."""
         ...
 
-    def encode_query(self, text: str, arm: SparseArm) -> list[SparseQuery]:
+    def encode_query(self, text: str, arm: ArmStatistics) -> list[SparseQuery]:
         """The query as each segment of the arm numbers its terms; empty where the segment knows none of them."""
         ...
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from index.arms import SparseArm
+from index.arms import ArmStatistics
 from index.errors import ModelError, WinnowError
 from index.files import save_array
 from index.storage import open_array
@@ -63,7 +63,7 @@ class TermWeights:
             self.weights, **{**own, **{name: options[name] for name in TABLE_OPTIONS if name in options}}
         )
 
-    def of(self, tokens: np.ndarray, arm: SparseArm | None) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, tokens: np.ndarray, arm: ArmStatistics | None) -> tuple[np.ndarray, np.ndarray]:
         """(terms int32, weights float32) of a text's tokens; those that weigh nothing are left out."""
         terms = np.unique(tokens[: self.max_length])
         terms = terms[self.weights[terms] > 0]
@@ -114,10 +114,10 @@ class CollectionIdf:
         """forbidden  int64: terms that weigh nothing"""
         self.forbidden = forbidden
 
-    def of(self, tokens: np.ndarray, arm: SparseArm) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, tokens: np.ndarray, arm: ArmStatistics) -> tuple[np.ndarray, np.ndarray]:
         """(terms int32, weights float32) of a text's tokens."""
         terms = np.setdiff1d(tokens, self.forbidden).astype(np.int32)
-        df = arm.document_frequency([terms] * len(arm.indexes))
+        df = arm.document_frequency([terms] * arm.num_segments)
         return terms, inverse_document_frequency(df, arm.documents).astype(np.float32)
 
     def write(self, path: Path) -> dict[str, Any]:

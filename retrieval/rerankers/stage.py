@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from index.documents import Document
 from index.errors import WinnowError
-from index.snapshot import Snapshot
 from index.vectors import checked_count
 from retrieval.hits import Hit, Hits
 from retrieval.hybrid import Found
@@ -18,6 +17,18 @@ from retrieval.rerankers.protocol import Ranked, Reranker
 
 DEFAULT_DEPTH = 100
 QUERIES_TOGETHER = 16  # of a batch: the texts of so many queries' documents are in memory
+
+
+class DocumentsByNumber(Protocol):
+    """Where documents are read from: a snapshot, or what shards have sent."""
+
+    def get(self, docs: Sequence[int]) -> list[Document]:
+        """The documents with these numbers, in this order."""
+        ...
+
+    def ids(self, docs: Sequence[int]) -> list[str]:
+        """Only the ids of these documents, in this order."""
+        ...
 
 
 class Stage(NamedTuple):
@@ -57,7 +68,7 @@ class Stage(NamedTuple):
                 )
             checked_text("the query", query)
 
-    def hits(self, snapshot: Snapshot, queries: Sequence[Query], found: Iterable[Found]) -> Iterator[Hits]:
+    def hits(self, snapshot: DocumentsByNumber, queries: Sequence[Query], found: Iterable[Found]) -> Iterator[Hits]:
         """Those of each query, in order.
 
         found  what the first stage found for each query
@@ -99,7 +110,7 @@ def check_reranker(name: str, reranker: Any) -> None:
         )
 
 
-def read_documents(snapshot: Snapshot, docs: Sequence[int], stored: bool) -> list[Document]:
+def read_documents(snapshot: DocumentsByNumber, docs: Sequence[int], stored: bool) -> list[Document]:
     """The documents with these numbers; unless `stored` with their ids alone."""
     return snapshot.get(docs) if stored else [Document(doc_id) for doc_id in snapshot.ids(docs)]
 

@@ -109,7 +109,7 @@ def test_a_corpus_whose_text_has_another_name_is_pointed_out(tmp_path, capsys):
     [
         ("", "the corpus holds no documents"),
         ('{"_id": "a"', "notes.jsonl:4 is not valid JSON"),
-        ('{"_id": "tides"}', "document 4 has the id 'tides' of document 1"),
+        ('{"_id": "tides"}', "notes.jsonl:4 has the id 'tides' of one before it"),
         ('{"_id": 7}', "notes.jsonl:4 has the id 7"),
     ],
 )
@@ -160,8 +160,9 @@ def test_interrupting_leaves_the_old_index(notes, folder, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("index.folder_writer.seal", interrupt)
-    assert main(["index", str(notes), "--out", folder, "--model", "bm25"]) == 130
-    assert capsys.readouterr().err == "winnow index: interrupted; no index was changed.\n"
+    assert main(["index", str(notes), "--out", folder, "--model", "bm25", "--restart"]) == 130
+    said = "winnow index: interrupted; the same command goes on after the last whole shard.\n"
+    assert capsys.readouterr().err == said
     assert main(["search", folder, "moon"]) == 0
 
 

@@ -116,7 +116,7 @@ def test_a_writer_may_commit_often_and_what_it_returns_is_what_readers_see(tmp_p
         assert names(tmp_path / "i") == ["part-000003", *OTHERS]
 
 
-def test_part_numbers_are_never_used_again(tmp_path):
+def test_part_numbers_that_a_commit_has_passed_are_never_used_again(tmp_path):
     save(tmp_path / "i")
     with FolderWriter(tmp_path / "i", "note") as writer:
         assert writer.new_part().name == "part-000002"
@@ -259,7 +259,7 @@ def test_a_build_that_never_finished_is_not_an_index_and_can_be_built_again(tmp_
     assert [found.file for found in damage(tmp_path / "i")] == ["winnow.json"]
     save(tmp_path / "i", keep=True)
     assert read(tmp_path / "i") == ("one", 3)
-    assert names(tmp_path / "i") == ["part-000002", *OTHERS]
+    assert names(tmp_path / "i") == ["part-000001", *OTHERS]
 
 
 def test_a_folder_that_is_not_an_index_says_so(tmp_path):
@@ -303,7 +303,7 @@ def test_a_writer_of_another_process_is_named_and_one_that_died_is_no_obstacle(t
     assert (tmp_path / "i" / "winnow.lock").read_text().startswith(f"{child.pid} ")
     with FolderWriter(tmp_path / "i", "note") as writer:
         assert names(tmp_path / "i") == ["part-000001", *OTHERS]
-        assert writer.new_part().name == "part-000003"
+        assert writer.new_part().name == "part-000002"  # as a writer that was not killed would have called it
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"12 bad\x1b[2J", b"word", b"9" * 5000])
@@ -343,7 +343,27 @@ def test_a_writer_that_was_dropped_without_closing_holds_nothing(tmp_path):
     FolderWriter(tmp_path / "i", "note").new_part()
     gc.collect()
     save(tmp_path / "i")
-    assert names(tmp_path / "i") == ["part-000002", *OTHERS]
+    assert names(tmp_path / "i") == ["part-000001", *OTHERS]
+
+
+def test_the_scratch_folder_of_a_dead_writer_goes_and_a_folder_of_somebody_else_stays(tmp_path):
+    save(tmp_path / "i")
+    with FolderWriter(tmp_path / "i", "note") as writer:
+        files.write_file(writer.scratch() / "half", b"x")
+        assert names(tmp_path / "i" / "winnow-scratch") == ["half", "winnow-part"]
+        assert names(writer.scratch()) == ["winnow-part"]  # a second one is the same, empty again
+    assert names(tmp_path / "i") == ["part-000001", *OTHERS]
+    for content in ([], ["winnow-part", "half"]):
+        (tmp_path / "i" / "winnow-scratch").mkdir()
+        for name in content:
+            (tmp_path / "i" / "winnow-scratch" / name).write_bytes(b"")
+        FolderWriter(tmp_path / "i", "note").close()
+        assert names(tmp_path / "i") == ["part-000001", *OTHERS]
+    (tmp_path / "i" / "winnow-scratch").mkdir()
+    (tmp_path / "i" / "winnow-scratch" / "thesis.txt").write_text("mine")
+    with pytest.raises(WinnowError, match="holds 'winnow-scratch', which is not part of an index"):
+        FolderWriter(tmp_path / "i", "note")
+    assert (tmp_path / "i" / "winnow-scratch" / "thesis.txt").read_text() == "mine"
 
 
 def test_a_folder_removed_just_before_the_lock_is_had_is_made_again(tmp_path, monkeypatch):

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from index.errors import CorpusError, WinnowError
-from retrieval.corpus import records_of
+from retrieval.corpus import ending_of, records_of
 from retrieval.queries import conversation_text
-from retrieval.vector_files import kind_of
 
 OF_CANARD = ("History", "Question", "Rewrite", "QuAC_dialog_id", "Question_no")
 WITHIN_DIALOGUE = "<::>"
@@ -47,16 +46,16 @@ class Conversation:
 def read_conversations(path: str | Path) -> list[Conversation]:
     """In the order of the file. Raises CorpusError, with the record, for what is no conversation and for an id that occurs twice."""
     path = Path(path)
-    if not path.is_file() or kind_of(path) not in (".json", ".jsonl"):
+    if not path.is_file() or ending_of(path) not in (".json", ".jsonl"):
         raise CorpusError(
             f"{str(path)!r:.200} is no .json file as CANARD's and no .jsonl file of conversations; give one of them."
         )
     found: dict[str, Conversation] = {}
-    for where, record in canard_records(path) if kind_of(path) == ".json" else records_of(path):
+    for where, record in canard_records(path) if ending_of(path) == ".json" else records_of(path):
         if not isinstance(record, dict):
             raise CorpusError(f"{where} is {record!r:.60}; a conversation must be an object.")
         try:
-            one = of_canard(record) if kind_of(path) == ".json" else of_line(record)
+            one = of_canard(record) if ending_of(path) == ".json" else of_line(record)
             _ = one.text
         except (WinnowError, ValueError) as error:
             raise CorpusError(f"{where}: {error}") from error

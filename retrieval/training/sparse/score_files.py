@@ -17,10 +17,9 @@ import numpy as np
 
 from index.errors import CorpusError
 from index.vectors import LARGEST_WEIGHT
-from retrieval.corpus import lines_of, records_of
+from retrieval.corpus import ending_of, lines_of, records_of
 from retrieval.training.sparse.teacher_cache import TeacherError, Texts
 from retrieval.training.sparse.teachers import Pairs, PairTeacher, Rows, pair_numbers
-from retrieval.vector_files import kind_of
 
 COLUMNS = ["query_id", "document_id", "score"]
 
@@ -58,10 +57,10 @@ def read_scores(name: str, path: Path, queries: Texts, documents: Texts, pairs: 
 
 def lines_with_scores(path: Path) -> Iterator[tuple[str, str, str, float]]:
     """(file:line, query id, document id, score). Raises CorpusError."""
-    if not path.is_file() or kind_of(path) not in (".jsonl", ".tsv"):
+    if not path.is_file() or ending_of(path) not in (".jsonl", ".tsv"):
         raise CorpusError(f"{str(path)!r:.200} is no .jsonl or .tsv file (or .gz) of scores; give one of them.")
     record: Any
-    for where, record in records_of(path) if kind_of(path) == ".jsonl" else tsv_records(path):
+    for where, record in records_of(path) if ending_of(path) == ".jsonl" else tsv_records(path):
         if not isinstance(record, dict):
             raise CorpusError(f"{where} holds {record!r:.60}; each line needs {', '.join(COLUMNS)}.")
         values: list[Any] = [record.get(column) for column in COLUMNS]

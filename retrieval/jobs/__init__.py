@@ -1,0 +1,1 @@
+"""Batch jobs: a source of any size becomes an index folder, shard by shard."""
