@@ -28,7 +28,7 @@ from storms.kill_storm import Deadly, deadly_sqlite
 from storms.processes import ended, forked
 
 SYSTEMS = ("bm25", "words", "bm25+words+hashed")
-DOCUMENTS = 23  # in shards of 2: segments are merged several times
+DOCUMENTS = 9  # in shards of 2: segments are merged
 MOST_INSTRUCTIONS = 300  # hundreds of SQLite's
 
 
@@ -46,7 +46,7 @@ class Setting:
         some = records(DOCUMENTS)
         self.source = write_jsonl(root / "first.jsonl", some)
         changed = [{**one, "text": "other words"} if n % 5 == 0 else one for n, one in enumerate(some)]
-        self.grown = write_jsonl(root / "grown.jsonl", [*changed, *records(7, seed=1, first=100)])
+        self.grown = write_jsonl(root / "grown.jsonl", [*changed, *records(3, seed=1, first=100)])
         self.begun = root / "begun"
         self.run(self.begun, self.source)
         self.expected = {self.source: tree(self.begun)}
