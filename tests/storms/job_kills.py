@@ -102,13 +102,13 @@ class Setting:
         return -1 - counting.left
 
 
-def storm(kills, seed=0, most=3):
+def storm(kills, seed=0, most=3, systems=SYSTEMS):
     """So many kills, up to `most` of one job after another; returns a Counter of kinds."""
     known()
     rng, counts = random.Random(seed), Counter()
     with tempfile.TemporaryDirectory(prefix="winnow-jobs-") as folder:
         settings = []
-        for number, model in enumerate(SYSTEMS):
+        for number, model in enumerate(systems):
             root = Path(folder, str(number))
             root.mkdir()
             settings.append(Setting(root, model))
