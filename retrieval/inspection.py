@@ -20,6 +20,7 @@ from retrieval.vector_files import is_encoded
 # the beginning of a file's name -> what it belongs to
 KINDS_OF_BYTES = {
     "documents.sqlite": "stored documents",
+    "digests.": "stored documents",
     "forward.": "forward index",
     "tiers.": "inverted lists",
     "second_tier.": "clusters",
@@ -44,6 +45,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
         "model": snapshot.model.contents["model"],
         "encoder": snapshot.model.contents["encoder"],
         **{name: snapshot.model.contents[name] for name in ("fusion", "reranker") if name in snapshot.model.contents},
+        **job_of(Path(folder)),
         "commit": snapshot.number,
         "documents": snapshot.num_docs,
         "deleted_documents": snapshot.first_docs[-1] - snapshot.num_docs,
@@ -52,6 +54,12 @@ def describe(folder: str | Path) -> dict[str, Any]:
         "format_version": VERSION,
         "winnow": installed_version(),
     }
+
+
+def job_of(folder: Path) -> dict[str, Any]:
+    """How far the job of the folder is, where one wrote it."""
+    job = read_manifest(folder).contents.get("job")
+    return {"job": {"shards": job["shards"], "is_done": job["is_done"]}} if isinstance(job, dict) else {}
 
 
 def describe_encoded(folder: str | Path) -> dict[str, Any]:
