@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # the beginning of a file's name -> what it belongs to
 KINDS_OF_BYTES = {
     "documents.sqlite": "stored documents",
+    "digests.": "stored documents",
     "forward.": "forward index",
     "tiers.": "inverted lists",
     "second_tier.": "clusters",
@@ -48,6 +49,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
         "model": snapshot.model.contents["model"],
         "encoder": snapshot.model.contents["encoder"],
         **{name: snapshot.model.contents[name] for name in ("fusion", "reranker") if name in snapshot.model.contents},
+        **job_of(Path(folder)),
         "commit": snapshot.number,
         "documents": snapshot.num_docs,
         "deleted_documents": snapshot.first_docs[-1] - snapshot.num_docs,
@@ -61,6 +63,12 @@ def describe(folder: str | Path) -> dict[str, Any]:
 def held_of(retriever: Retriever, doc_ids: Sequence[str]) -> set[str]:
     """Those of the ids that a retriever has a document of."""
     return set(retriever._opened.snapshot.find(doc_ids))
+
+
+def job_of(folder: Path) -> dict[str, Any]:
+    """How far the job of the folder is, where one wrote it."""
+    job = read_manifest(folder).contents.get("job")
+    return {"job": {"shards": job["shards"], "is_done": job["is_done"]}} if isinstance(job, dict) else {}
 
 
 def describe_encoded(folder: str | Path) -> dict[str, Any]:

@@ -77,6 +77,15 @@ def lines_of_model(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def lines_of_job(found: dict[str, Any]) -> list[str]:
+    """Nothing for an index that no job wrote."""
+    if "job" not in found:
+        return []
+    state = "done" if found["job"]["is_done"] else "not done: the same `winnow index` goes on"
+    shards = found["job"]["shards"]
+    return [f"job of {shards:,} {'shard' if shards == 1 else 'shards'}, {state}"]
+
+
 def line_of_reranker(stored: dict[str, Any]) -> str:
     """Name, depth and options, as `stored_reranker` keeps them."""
     told = {"depth": stored["depth"], **stored["options"]}
@@ -110,6 +119,7 @@ def lines_of_index(found: dict[str, Any]) -> list[str]:
     ]
     return [
         f"{found['folder']}: {found['documents']:,} documents{deleted}",
+        *lines_of_job(found),
         *lines_of_model(found),
         f"  {'segment':<13} {'documents':>11} {'deleted':>9} {'bytes':>15}  index",
         *segments,

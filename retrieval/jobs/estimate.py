@@ -56,7 +56,8 @@ def estimate(
     encoders = {encoder.arm: encoder for encoder in opened.encoders}
     total = sum(source.bytes or 0 for source in sources)
     with threads_of(opened, threads), Rejects(None) as reading, tempfile.TemporaryDirectory() as scratch:
-        documents = intake_of(description, sources, opened, Snapshot(), reading).new()
+        intake = intake_of(description, sources, opened, Snapshot(), reading)
+        documents = intake.new()
         warm_up = list(islice(documents, WARM_UP))
         if not warm_up:
             raise CorpusError("the corpus holds no documents; give at least one.")
@@ -67,8 +68,7 @@ def estimate(
         built = index_shard(encoded, Path(scratch, "sample"), limits)
         seconds = time.monotonic() - started
         is_all = next(documents, None) is None
-        scale = 1.0 if is_all else max(total / max(reading.position, 1), 1.0)
-        num_docs = built.documents if is_all else round(built.documents * scale)
+        num_docs = built.documents if is_all else round(len(intake.ids) * max(total / max(reading.position, 1), 1.0))
         in_shard = min(description.shard_documents or SHARD_DOCUMENTS, num_docs)
         vectors = bytes_of(encoded) / built.documents * in_shard
         return Estimate(

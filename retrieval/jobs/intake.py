@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
 from index.documents import PAGE, Document, digest_of
 from index.errors import CorpusError
@@ -18,6 +18,8 @@ from retrieval.corpus import Placed, Reading
 from retrieval.encoders.protocol import Encoder
 from retrieval.jobs.shards import StagedShard
 from retrieval.vectors_by_id import RowIds, VectorsById
+
+Item = TypeVar("Item")
 
 
 class Counts:
@@ -68,8 +70,8 @@ class Intake:
 
     def new(self) -> Iterator[Document]:
         """The documents that the index lacks, or has otherwise."""
-        while page := list(islice(self._placed, PAGE)):
-            checked = list(self._checked(self._with_vectors(page)))
+        checked_ones = (one for page in pages(self._placed) for one in self._checked(self._with_vectors(page)))
+        for checked in pages(checked_ones):
             known = self._known([document.doc_id for document, _ in checked])
             for document, digest in checked:
                 before = known.get(document.doc_id)
@@ -130,6 +132,23 @@ class Intake:
                 seen = self.ids.rows(ids) if ids else {}
                 if gone := [doc_id for doc_id in ids if doc_id not in seen]:
                     yield gone
+
+
+def pages(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Some at a time; before an error of theirs is raised those that came before it."""
+    page: list[Item] = []
+    try:
+        for item in items:
+            page.append(item)
+            if len(page) == PAGE:
+                yield page
+                page = []
+    except CorpusError:
+        if page:
+            yield page
+        raise
+    if page:
+        yield page
 
 
 def as_record(document: Document) -> dict[str, Any]:

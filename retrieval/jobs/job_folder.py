@@ -74,7 +74,7 @@ class JobFolder:
             self._writer: Writer | None = None
             if is_damaged:  # until the next commit
                 self._say(self.progress._replace(is_done=False))
-                self._writing().publish(self._snapshot.segments)
+                self._writing().publish(self.snapshot.segments)
         except BaseException:
             self._files.close()
             raise

@@ -1,6 +1,8 @@
 """A collection in shards gives what one index gives: documents, scores and order, to the last bit.
 
-Seen to fail on these planted bugs: see the names of the tests in brackets at each.
+Seen to fail on these planted bugs: a shard's own mean length; frequencies of one shard; numbers of documents moved the wrong way, so that ties
+rank otherwise; a fusion's numbers not told back; a filter refused where one shard objects; a round that may take all the time there is;
+frequencies kept although a shard had not told its own; hits whose documents a lost shard should have sent.
 """
 
 import threading

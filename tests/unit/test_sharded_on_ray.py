@@ -62,8 +62,9 @@ def test_shards_on_a_cluster_whose_node_is_killed(tmp_path):
                     assert hits == expected
                     assert [one.missing for one in hits] == [{}] * len(QUERIES)
             with ShardedRetriever.from_folders(tmp_path / "whole", shards=2, **how) as sharded:
+                assert sharded.search("tea", 9) == whole.search("tea", 9)  # its actors have their compiled code now
                 hang(ray, sharded._shards._actors[1][0])
-                late = sharded.search("tea", 50, deadline=4, partial=True)
+                late = sharded.search("tea", 50, deadline=12, partial=True)
                 assert list(late.missing) == ["shard 1"]
                 assert {hit.doc_id[0] for hit in late} == {"0", "1"}
         finally:
