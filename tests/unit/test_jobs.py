@@ -241,6 +241,17 @@ def test_a_full_disk_stops_the_job_cleanly_and_it_goes_on_afterwards(source, tmp
     assert tree(tmp_path / "i") == tree(tmp_path / "whole")
 
 
+def test_a_merge_that_was_due_when_the_job_was_killed_comes_before_the_next_shard(source, tmp_path, monkeypatch):
+    job(source, tmp_path / "whole", shard_documents=2)  # the fourth of five shards makes a merge due
+    with monkeypatch.context() as patch:
+        patch.setattr("index.writer.Writer._merge", lambda *_: (_ for _ in ()).throw(StorageError("the disk is full")))
+        with pytest.raises(StorageError):
+            job(source, tmp_path / "i", shard_documents=2)
+    assert len(contents(tmp_path / "i")) == 8
+    job(source, tmp_path / "i", shard_documents=2)
+    assert tree(tmp_path / "i") == tree(tmp_path / "whole")
+
+
 def test_the_result_depends_on_neither_threads_nor_memory(source, tmp_path):
     for number, how in enumerate([{}, {"threads": 1}, {"threads": 3, "memory_limit": "1GB"}]):
         job(source, tmp_path / str(number), **how)
