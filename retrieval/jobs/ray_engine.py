@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from index import errors
 from index.arm_segments import BuildLimits
 from index.documents import Document
 from index.errors import WinnowError
@@ -75,14 +76,13 @@ class ShardBuilder:
         (number,), (path,) = batch["number"].tolist(), batch["path"].tolist()
         folder = Path(self._work.scratch, f"built-{number:06d}-{uuid4().hex[:8]}")  # never one that a dead worker began
         encoders = {encoder.arm: encoder for encoder in self._opened.encoders}
-        with threads_of(self._opened, self._work.limits.threads):
-            built = build_shard(encoders, number, read_documents(Path(path)), folder, self._work.limits)
-        return {
-            "number": [number],
-            "folder": [str(built.folder)],
-            "documents": [built.documents],
-            "contents": [json.dumps(built.contents)],
-        }
+        try:
+            with threads_of(self._opened, self._work.limits.threads):
+                built = build_shard(encoders, number, read_documents(Path(path)), folder, self._work.limits)
+            said = {"folder": str(built.folder), "documents": built.documents, "contents": built.contents}
+        except WinnowError as error:  # Ray would tell it as one of its own, with the traceback for a message
+            said = {"error": type(error).__name__, "message": str(error)}
+        return {"number": [number], "said": [json.dumps(said)]}
 
 
 class RayEngine:
@@ -176,18 +176,11 @@ class RayEngine:
                 num_gpus=self._room.gpus or None,
             )
         building = Stage(read(dataset), stopping, "winnow-ray", len(group))
-        try:
-            for shard, built in zip(group, building, strict=True):
-                assert shard.number == built.number
-                deque(watch(repeat(None, shard.documents * arms)), 0)
-                yield built
-                remove_file(shard.path)
-        except WinnowError:
-            raise
-        except Exception as error:
-            if (own := winnow_error_in(error)) is not None:
-                raise own from error
-            raise
+        for shard, built in zip(group, building, strict=True):
+            assert shard.number == built.number
+            deque(watch(repeat(None, shard.documents * arms)), 0)
+            yield built
+            remove_file(shard.path)
 
 
 class RoomLasting(Stopping):
@@ -214,19 +207,13 @@ class RoomLasting(Stopping):
 
 
 def read(dataset: Any) -> Iterator[BuiltShard]:
-    """What the workers said, in order."""
+    """What the workers said, in order. Raises what one of them failed with."""
     for row in dataset.iter_rows():
-        yield BuiltShard(row["number"], Path(row["folder"]), row["documents"], json.loads(row["contents"]))
+        yield built_of(row["number"], json.loads(row["said"]))
 
 
-def winnow_error_in(error: BaseException) -> WinnowError | None:
-    """What of ours made a worker fail, however Ray has wrapped it."""
-    seen, left = set[int](), [error]
-    while left:
-        one = left.pop()
-        if type(one).__module__ == "index.errors" and isinstance(one, WinnowError):
-            return one
-        seen.add(id(one))
-        wrapped = (getattr(one, "cause", None), one.__cause__, one.__context__)
-        left += [other for other in wrapped if isinstance(other, BaseException) and id(other) not in seen]
-    return None
+def built_of(number: int, said: dict[str, Any]) -> BuiltShard:
+    """The shard, or the error of ours that a worker has told."""
+    if "error" in said:
+        raise getattr(errors, said["error"], WinnowError)(said["message"])
+    return BuiltShard(number, Path(said["folder"]), said["documents"], said["contents"])

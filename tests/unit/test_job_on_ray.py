@@ -4,9 +4,11 @@ import json
 import random
 import time
 
+import numpy as np
 import pytest
 from ray_for_tests import Cluster, need_ray
 
+from index.arm_segments import UNLIMITED
 from index.documents import Document
 from index.errors import CorpusError, StorageError, WinnowError
 from retrieval import Retriever
@@ -15,7 +17,7 @@ from retrieval.jobs.description import JobDescription
 from retrieval.jobs.job import run_job
 from retrieval.jobs.job_folder import JobFolder
 from retrieval.jobs.pipeline import Stage, Stopping
-from retrieval.jobs.ray_engine import Room, winnow_error_in
+from retrieval.jobs.ray_engine import Room, ShardBuilder, Work, built_of
 from retrieval.jobs.written_documents import read_documents, write_documents, written_shards
 
 WORDS = [f"word{i}" for i in range(500)]
@@ -76,12 +78,13 @@ def test_how_many_workers_fit():
     assert Room(1, 0).fits({}) == 0
 
 
-def test_an_error_of_ours_is_found_however_it_is_wrapped():
-    own = CorpusError("bad; repair it.")
-    outer, inner = RuntimeError("task"), RuntimeError("user code")
-    outer.cause, inner.__cause__ = inner, own
-    assert winnow_error_in(outer) is own
-    assert winnow_error_in(RuntimeError()) is None
+def test_what_a_worker_fails_with_is_told_as_it_is(tmp_path):
+    document = Document("a", text="tea")
+    write_documents(tmp_path / "d.jsonl", [document, document])
+    work = Work(JobDescription(("-",), model="bm25"), None, None, UNLIMITED, str(tmp_path))
+    said = ShardBuilder(work)({"number": np.array([7]), "path": np.array([str(tmp_path / "d.jsonl")])})
+    with pytest.raises(CorpusError, match="give each document its own id"):
+        built_of(7, json.loads(said["said"][0]))
 
 
 class Emptied:
