@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,13 @@ from index.storage import check_target
 from index.vectors import checked_count
 from retrieval.encoding import told_once
 from retrieval.jobs.description import JobDescription
-from retrieval.jobs.intake import Intake
+from retrieval.jobs.intake import Counts, Intake
 from retrieval.jobs.job_folder import JobFolder
 from retrieval.jobs.local import build_locally
 from retrieval.jobs.progress import Meter
 from retrieval.jobs.ray_engine import RayEngine, Work
 from retrieval.jobs.rejects import Rejects
+from retrieval.jobs.shards import BuiltShard
 from retrieval.jobs.sources import Source, read_sources, sources_of
 from retrieval.jobs.threads import threads_of
 from retrieval.opened import IndexStatistics, Opened
@@ -39,6 +41,10 @@ class JobResult(NamedTuple):
     removed: int  # that the sources do not have any more
     rejected: int  # records
     statistics: IndexStatistics  # of the folder
+
+    @classmethod
+    def of(cls, model: str, counts: Counts, rejected: int, statistics: IndexStatistics) -> JobResult:
+        return cls(model, counts.added, counts.changed, counts.unchanged, counts.removed, rejected, statistics)
 
 
 def run_job(
@@ -78,14 +84,10 @@ def run_job(
     Raises CorpusError for sources that cannot be read or hold nothing, WinnowError for a folder that was begun otherwise and for a cluster that
     cannot be reached or has no room, LockedError while somebody else writes to it, IndexFormatError for damage, StorageError for a full disk: what was committed stays, the same call goes on.
     """
-    if engine not in get_args(Engine):
-        raise WinnowError(f"engine is {engine!r:.40}; it must be local or ray.")
-    if engine == "local" and (address is not None or workers is not None):
-        raise WinnowError("address and workers are of the engine ray; give engine ray, or leave them out.")
     check_target(folder)  # before a model is loaded
     sources = sources_of(description.sources)
     limits = limits_of(threads, memory_limit)
-    cluster = None if engine == "local" else RayEngine(address, workers, threads, device)
+    cluster = cluster_of(engine, address, workers, threads, device)
     opened = description.opened(device, batch_tokens)
     with (
         threads_of(opened, threads),
@@ -96,29 +98,46 @@ def run_job(
         job.merge()
         intake = intake_of(description, sources, opened, job.snapshot, reading)
         meter = Meter(sources, reading, intake.counts, len(opened.encoders), shown=progress)
-        if cluster is None:
-            shards = intake.shards(job.progress.shards, job.shard_documents)
-            building = build_locally(shards, job.encoders, job.scratch, limits, meter.watch)
-        else:
-            work = Work(description, device, batch_tokens, limits._replace(threads=threads or 1), str(job.scratch))
-            cut = job.progress.shards, job.shard_documents
-            building = cluster.build(intake.new(), *cut, work, meter.watch, len(opened.encoders))
-        with meter, closing(building) as built:
+        work = Work(description, device, batch_tokens, limits._replace(threads=threads or 1), str(job.scratch))
+        with meter, closing(building(cluster, job, intake, work, limits, meter)) as built:
             for shard in built:
                 job.commit_shard(shard)
-        if intake.counts.taken == 0:
-            raise CorpusError(
-                f"the corpus holds no documents{', all its records were rejected' if reading.count else ''}; give at least one."
-            )
+        check_taken(intake, reading)
         if mirror:
             remove_vanished(job, intake)
         intake.let_go()
         job.finish()
         size = opened._replace(snapshot=job.snapshot).statistics()
-        counts = intake.counts
-        return JobResult(
-            opened.model, counts.added, counts.changed, counts.unchanged, counts.removed, reading.count, size
-        )
+        return JobResult.of(opened.model, intake.counts, reading.count, size)
+
+
+def building(
+    cluster: RayEngine | None, job: JobFolder, intake: Intake, work: Work, limits: BuildLimits, meter: Meter
+) -> Generator[BuiltShard, None, None]:
+    """Shards of what is new, in order, built by the cluster or, without one, by this process."""
+    if cluster is None:
+        shards = intake.shards(job.progress.shards, job.shard_documents)
+        return build_locally(shards, job.encoders, job.scratch, limits, meter.watch)
+    cut = job.progress.shards, job.shard_documents
+    return cluster.build(intake.new(), *cut, work, meter.watch, len(job.encoders))
+
+
+def check_taken(intake: Intake, reading: Rejects) -> None:
+    """Raise CorpusError where the sources had nothing to index."""
+    if intake.counts.taken == 0:
+        rejected = ", all its records were rejected" if reading.count else ""
+        raise CorpusError(f"the corpus holds no documents{rejected}; give at least one.")
+
+
+def cluster_of(
+    engine: str, address: str | None, workers: int | None, threads: int | None, device: str | None
+) -> RayEngine | None:
+    """The one that builds shards; None: this process does. Raises WinnowError."""
+    if engine not in get_args(Engine):
+        raise WinnowError(f"engine is {engine!r:.40}; it must be local or ray.")
+    if engine == "local" and (address is not None or workers is not None):
+        raise WinnowError("address and workers are of the engine ray; give engine ray, or leave them out.")
+    return None if engine == "local" else RayEngine(address, workers, threads, device)
 
 
 def limits_of(threads: int | None, memory_limit: str | int | None) -> BuildLimits:
