@@ -42,7 +42,6 @@ def note(errors, largest, places, actual, expected):
     largest[places] = torch.maximum(largest[places], torch.stack([e.detach().abs().max().cpu() for e in expected]))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: takes minutes on the interpreter")
 @pytest.mark.parametrize(
     ("documents", "tokens", "group", "kv_heads", "size", "dtype"),
     [

@@ -175,7 +175,7 @@ def test_a_bad_option_is_told_with_its_value(sound, options, sentence):
 
 
 @pytest.mark.parametrize(
-    "name", ["../other", "a/../b", "no-such", "x" * 5000, "nul\0", "~/model", "/no/such/folder", "a/b/c", ""]
+    "name", ["../other", "a/../b", "no-such", "x" * 5000, "nul\0", "~/model", "/no/such/folder", "a/b/c"]
 )
 def test_a_name_that_is_no_model_is_told(name):
     for way_in in (load, Retriever.from_pretrained):
@@ -185,6 +185,11 @@ def test_a_name_that_is_no_model_is_told(name):
         ) as error:
             way_in(name)
         assert_told(error)
+
+
+def test_no_name_at_all_is_told():
+    with pytest.raises(WinnowError, match="the arms of a system are '', one of them without a name"):
+        Retriever.from_pretrained("")
 
 
 @pytest.mark.parametrize("name", ["nobody/no-such-model", "splade-v3", "x/.."])

@@ -310,5 +310,5 @@ def test_parts_that_cqadupstack_lacks_are_told(tmp_path):
 def test_a_folder_that_is_nothing_of_the_sort_is_told(tmp_path):
     with pytest.raises(WinnowError, match="is not a BEIR folder and holds none"):
         parts_of(tmp_path)
-    with pytest.raises(WinnowError, match="nowhere is no folder"):
+    with pytest.raises(WinnowError, match=r"nowhere is not a BEIR folder \(it does not exist"):
         parts_of(tmp_path / "nowhere")

@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 
 import cross_encoders_for_tests
 import pytest
@@ -347,7 +349,10 @@ SECTION = (ROOT / "docs" / "evaluation.md").read_text().partition("\n## In other
     re.findall(r"```python\n([^`]*)```\n\n```text\n([^`]*)```", SECTION),
     ids=["beir", "anserini"],
 )
-def test_the_examples_print_what_the_page_shows(code, output, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    assert capsys.readouterr().out == output
+def test_the_examples_print_what_the_page_shows(code, output, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == output

@@ -135,5 +135,5 @@ def test_files_that_are_not_there_are_told(folder):
         Examples.read(folder, "test")
     with pytest.raises(CorpusError, match=r"none.jsonl does not exist; give the file of negatives"):
         Examples.read(folder, negatives=folder / "none.jsonl")
-    with pytest.raises(WinnowError, match=r"is not a BEIR folder \(it has no qrels"):
+    with pytest.raises(WinnowError, match=r"is not a BEIR folder \(it does not exist"):
         Examples.read(folder / "nothing")
