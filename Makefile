@@ -52,7 +52,7 @@ $(SMOLLM2_CACHE)/model/$(SMOLLM2_GGUF): | $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c '$(CHECK_PYTHON)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt --editable '.[all,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt --editable '.[all,test,anchors]'
 	touch $@
 
 # atheris alone, of the same Python: all else comes from $(VENV)

@@ -26,13 +26,13 @@ from protocol import record
 from sparse_search import environment
 
 from eval.datasets import Dataset, load_dataset
-from eval.experiment import Settings
 from eval.measures import DEFAULT_MEASURES, Run, measure_run
-from eval.measuring import Work, cells_of, measure_all
+from eval.systems import ranked
 from index.inverted import InvertedIndex
 from index.options import InvertedIndexOptions
 from index.vectors import SparseQuery
 from kernels.cpu.sparse import SparseRows
+from retrieval import Retriever
 from retrieval.corpus import read_corpus
 from retrieval.encoders.learned import LearnedSparseEncoder
 from retrieval.encoders.loading import load_encoder
@@ -40,7 +40,6 @@ from retrieval.encoders.neural_side import NeuralSide
 from retrieval.encoders.prompt_reps import Both, PromptRepsSide
 from retrieval.encoders.text_stream import TruncationWarning
 from retrieval.progress import progress
-from retrieval.written_system import WrittenSystem
 
 DEPTH = 1_000
 SYSTEMS = ("bm25", "promptreps", "splade-max", "splade-echo")
@@ -166,9 +165,8 @@ def main() -> None:
     warnings.simplefilter("once", TruncationWarning)
     for name in arguments.systems:
         if name == "bm25":
-            work = Work(dataset, cells_of([WrittenSystem.of(name)], None))
-            (report,) = measure_all([work], Settings(DEPTH, DEFAULT_MEASURES[0], progress=True), DEFAULT_MEASURES)
-            runs = iter([(name, report.results[0].run, {"options": {}})])
+            run, _ = ranked(Retriever.from_pretrained(name).index(dataset.folder), dataset, DEPTH, None)
+            runs = iter([(name, run, {"options": {}})])
         else:
             encoder = load_encoder(arguments.model, None, OPTIONS[name])
             assert isinstance(encoder, LearnedSparseEncoder)

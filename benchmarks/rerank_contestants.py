@@ -27,7 +27,7 @@ from retrieval.encoders.minilm import minilm_folder
 from retrieval.encoders.model_files import ModelFiles
 from retrieval.encoders.ragged_model import replace_linear_layers
 from retrieval.rerankers import block_pass, block_rank
-from retrieval.rerankers.block_model import BlockModel
+from retrieval.rerankers.block_model import ON_GPU, BlockModel
 from retrieval.rerankers.block_pass import BLOCKS, Finished, Part, Pass, Prompt
 from retrieval.rerankers.block_rank import BlockRankReranker, MassWatch
 from retrieval.rerankers.cross_encoder import CrossEncoderReranker, PairReader
@@ -107,6 +107,8 @@ def make_model(shape: str, words: list[str], dtype: str, device: str, document_t
     with torch.device(device):
         model = AutoModel.from_config(config, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
     blocks = BlockModel(model, shape)
+    if model.device.type == "cuda":
+        blocks.tokens_together = ON_GPU  # as of a model that is loaded
     replace_linear_layers(model)
     return Model(blocks, make_tokenizer(words, min(config.vocab_size, VOCABULARY)), MadeFiles(scratch, shape), settings)
 

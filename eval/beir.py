@@ -100,10 +100,23 @@ def run(arguments: argparse.Namespace) -> int:
     return conclude(arguments, reports)
 
 
+def differs(arguments: argparse.Namespace) -> bool:
+    """From what is expected: all that is expected is measured in one way."""
+    from eval.experiment import DEFAULT_DEPTH
+
+    return arguments.depth != DEFAULT_DEPTH or arguments.self_retrieval is not None
+
+
 def asked_works(arguments: argparse.Namespace) -> list[Work]:
     """Every system on every data set. Raises WinnowError."""
     from eval.measuring import Work, cells_of
+    from index.errors import WinnowError
 
+    if arguments.accept and (arguments.measures or differs(arguments)):
+        raise WinnowError(
+            "--accept keeps values of the usual measures, depth and self-retrieval, as --reproduce measures them again; leave "
+            "--measure, --depth and --self-retrieval out."
+        )
     cells = cells_of(systems_of(arguments), arguments.tune)
     return [Work(dataset, cells) for dataset in datasets_of(arguments)]
 
@@ -116,8 +129,8 @@ def reproduced_works(arguments: argparse.Namespace) -> list[Work]:
     from eval.reproduction.rerun import expected_works, folders_at_hand
     from index.errors import WinnowError
 
-    if arguments.systems or arguments.tune or arguments.splits or arguments.measures:
-        raise WinnowError("--reproduce takes systems, splits and measures from what is expected; leave them out.")
+    if arguments.systems or arguments.tune or arguments.splits or arguments.measures or differs(arguments):
+        raise WinnowError("--reproduce takes systems and settings from what is expected; leave them out.")
     folders = [folder for folder, _ in folders_of(arguments)]
     root = None if arguments.data_root is None else Path(arguments.data_root)
     return expected_works(folders or folders_at_hand(root, read_expected()), read_expected())
@@ -151,16 +164,26 @@ def datasets_of(arguments: argparse.Namespace) -> list[Dataset]:
 
 
 def folders_of(arguments: argparse.Namespace) -> list[tuple[Path, DatasetSpec | None]]:
-    """Each data set that is asked for with what is published of it; one that is neither local nor there yet is downloaded."""
+    """Each data set that is asked for with what is published of it; one that is neither local nor there yet is downloaded. Of a group
+    those that need a licence and are not there are left out, and that is said."""
     from pathlib import Path
 
-    from eval.datasets import download, named
+    from eval.datasets import cache_folder, download, named
 
     root = None if arguments.data_root is None else Path(arguments.data_root)
-    folders: list[tuple[Path, DatasetSpec | None]] = [(Path(folder), None) for folder in arguments.data]
+    folders: list[tuple[Path, DatasetSpec | None]] = [(Path(folder), None) for folder in dict.fromkeys(arguments.data)]
+    asked = (arguments.datasets or "").split(",")
     for spec in named(arguments.datasets) if arguments.datasets is not None else ():
-        is_local = root is not None and (root / spec.name).is_dir()
-        folders.append((root / spec.name if root is not None and is_local else download(spec), spec))
+        local = next(
+            (place / spec.name for place in (root, cache_folder()) if place and (place / spec.name).is_dir()), None
+        )
+        if local is None and not spec.is_public and spec.name not in asked:
+            print(
+                f"{spec.name} is left out: it needs a licence ({spec.where}); put it into {cache_folder()}.",
+                file=sys.stderr,
+            )
+        else:
+            folders.append((local if local is not None and local.parent == root else download(spec), spec))
     return folders
 
 

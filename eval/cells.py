@@ -100,10 +100,9 @@ class Efficiency(NamedTuple):
 
 
 class Result(NamedTuple):
-    """All that a cell gave."""
+    """What a cell gave, without its run, which may be large."""
 
     cell: Cell
-    run: Run
     efficiency: Efficiency
     counts: Mapping[str, int]  # of what a reader of the numbers should know, 0 counts among them
     problems: tuple[str, ...]
@@ -127,7 +126,7 @@ class Result(NamedTuple):
             "self_retrieved_removed": found.num_self,
         }
         described = None if tuning is None else tuning_as_json(tuning)
-        return cls(cell, found.run, efficiency, counts, (*dataset.problems, *problems), provenance, described)
+        return cls(cell, efficiency, counts, (*dataset.problems, *problems), provenance, described)
 
     @property
     def name(self) -> str:
@@ -139,7 +138,7 @@ class Result(NamedTuple):
         return None if self.tuning is None else Fusion.of_json(self.tuning["fusion"])
 
     def as_json(self, dataset: Dataset, measures: Mapping[str, float]) -> dict[str, Any]:
-        """As `--json` and a folder of results have it (docs/evaluation.md); the run is a file of its own."""
+        """As `--json` and a folder of results have it (docs/evaluation.md)."""
         return {
             "dataset": dataset.name,
             "split": dataset.split,
@@ -155,17 +154,23 @@ class Result(NamedTuple):
         }
 
     @classmethod
-    def of_json(cls, cell: Cell, run: Run, found: Mapping[str, Any]) -> Result:
+    def of_json(cls, cell: Cell, found: Mapping[str, Any]) -> Result:
         """What `as_json` described."""
         return cls(
             cell,
-            run,
             Efficiency.of_json(found["efficiency"]),
             found["counts"],
             tuple(found["problems"]),
             {name: found[name] for name in PROVENANCE},
             found["tuning"],
         )
+
+
+class Measured(NamedTuple):
+    """A result and the run that it is of."""
+
+    result: Result
+    run: Run
 
 
 def tuning_as_json(tuning: Tuning) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from eval.measures import measure_queries
 from eval.significance import CORRECTIONS, bootstrap_interval, holm, randomisation_test
 from retrieval.significance import ROUNDING, PairedGain, paired_gain
 
 if TYPE_CHECKING:
-    from eval.cells import Result
+    pass
 
 CONFIDENCE = 0.95
 ByQuery = Mapping[str, float]  # query id -> value of a measure
@@ -76,13 +75,14 @@ def beside(measure: str, run: str, baseline: str, values: ByQuery, before: ByQue
     )
 
 
-def compare_with_parts(
-    qrels: Mapping[str, Mapping[str, int]], results: Sequence[Result], measure: str
-) -> list[Comparison]:
-    """Every system beside each of its parts that is among the results, arms or a first stage, by the paired t-test."""
-    by_query = {one.name: measure_queries(qrels, one.run, [measure])[measure] for one in results}
-    pairs = [(one.name, part) for one in results for part in one.cell.parts if part in by_query]
-    differences = [paired(by_query[system], by_query[part]) for system, part in pairs]
+def compare_with_parts(values: Mapping[str, ByQuery], parts: Mapping[str, Sequence[str]]) -> list[Comparison]:
+    """Every system beside each of its parts that was measured too, arms or a first stage, by the paired t-test.
+
+    values  of a measure, by system
+    parts   of systems, by name
+    """
+    pairs = [(system, part) for system in values for part in parts[system] if part in values]
+    differences = [paired(values[system], values[part]) for system, part in pairs]
     gains = [paired_gain(own, CONFIDENCE) for own in differences]
     adjusted = holm([gain.p_value for gain in gains])
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -10,12 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from eval.cells import CROSS_VALIDATED, Cell, Efficiency, Result
+from eval.cells import CROSS_VALIDATED, Cell, Efficiency, Measured, Result
 from eval.datasets import Dataset
 from eval.latency import QueryTimes
 from eval.lucene.system import is_lucene, measure_lucene
+from eval.measures import DEFAULT_MEASURES
 from eval.memory import peak_bytes, reset_peak
-from eval.provenance import code_fingerprint, commit, machine, today
+from eval.provenance import code_fingerprint, commit, machine, models_fingerprint, today
 from eval.systems import (
     Answers,
     Built,
@@ -32,6 +34,7 @@ from eval.systems import (
 from retrieval import Retriever
 from retrieval.encoders.protocol import Encoder
 from retrieval.fusion import Fusion
+from retrieval.inspection import held_of
 from retrieval.rerankers.loading import load_reranker
 from retrieval.rerankers.protocol import Reranker
 from retrieval.rerankers.stage import DEFAULT_DEPTH as DEFAULT_RERANKED
@@ -70,6 +73,35 @@ class Models:
         return self.rerankers[written]
 
 
+class Arms:
+    """Arms over one corpus, each built when it is first needed."""
+
+    def __init__(self, corpus: Path, models: Models, folder: Path | None, progress: bool):
+        """
+        corpus  the folder of a data set
+        folder  where indexes of arms are kept, and opened again; None: in memory
+        """
+        self.corpus, self.models, self.folder, self.progress = corpus, models, folder, progress
+        self.built: dict[str, Built] = {}
+
+    def retriever(self, system: WrittenSystem) -> Built:
+        """Over the corpus, with all arms of the system."""
+        if system.is_saved:
+            return self.once(system.arms[0], lambda: opened(system.arms[0]))
+        return together([self.arm(arm) for arm in system.each_arm()])
+
+    def arm(self, arm: WrittenSystem) -> Built:
+        name = str(arm)
+        self.models.load(arm)
+        folder = None if self.folder is None else self.folder / f"{slug(name)}-{models_fingerprint(arm)}"
+        return self.once(name, lambda: build(self.models.encoders[name], self.corpus, folder, self.progress))
+
+    def once(self, name: str, made: Callable[[], Built]) -> Built:
+        if name not in self.built:
+            self.built[name] = made()
+        return self.built[name]
+
+
 class Experiment:
     """One split of one data set."""
 
@@ -77,18 +109,16 @@ class Experiment:
         self,
         dataset: Dataset,
         settings: Settings,
-        models: Models,
+        arms: Arms,
         judged: Dataset | None = None,
-        folder: Path | None = None,
     ):
         """
+        arms    over the corpus of the data set
         judged  the split whose queries tune
-        folder  where indexes of arms are kept, and opened again; None: in memory
         """
-        self.dataset, self.settings, self.models, self.judged, self.folder = dataset, settings, models, judged, folder
-        self.built: dict[str, Built] = {}
+        self.dataset, self.settings, self.arms, self.judged = dataset, settings, arms, judged
 
-    def measured(self, cell: Cell, results: Mapping[Cell, Result | None]) -> Result:
+    def measured(self, cell: Cell, results: Mapping[Cell, Result]) -> Measured:
         """What comes of a cell.
 
         results  of other cells: of the first stage that a tuned system is reranked after
@@ -96,11 +126,10 @@ class Experiment:
         if is_lucene(str(cell.system)):
             return self.of_lucene(cell)
         system, settings = cell.system, self.settings
-        built, fusion, tuning = self.retriever(system), self.fusion(system), None
+        built, fusion, tuning = self.arms.retriever(system), self.fusion(system), None
         reset_peak()
         if (reranker := self.reranker(system, built.retriever)) is not None:
-            first = results[cell.first]
-            fusion = fusion if cell.tune is None or first is None else first.fusion
+            fusion = fusion if cell.tune is None else results[cell.first].fusion
             found = reranked_answers(
                 built.retriever, *reranker, self.dataset, settings.depth, fusion, settings.progress
             )
@@ -114,14 +143,21 @@ class Experiment:
                 found = found._replace(run=run, num_self=num_self)
         efficiency = Efficiency.of(built, found.times, peak_bytes())
         problems = self.of_other_documents(built) if system.is_saved else ()
-        return Result.of(cell, self.dataset, found, efficiency, self.provenance(cell), tuning, problems)
+        result = Result.of(cell, self.dataset, found, efficiency, self.provenance(cell), tuning, problems)
+        return Measured(result, found.run)
 
     def of_other_documents(self, built: Built) -> tuple[str, ...]:
-        """What is to be said of a saved index that does not hold as many documents as the corpus."""
+        """What is to be said of a saved index that does not hold the documents of the corpus, as far as their number and the judged
+        ones tell."""
         held, documents = len(built.retriever), self.dataset.counts["documents"]
-        return () if held == documents else (f"the saved index holds {held:,} documents, the corpus {documents:,}.",)
+        problems = [] if held == documents else [f"the saved index holds {held:,} documents, the corpus {documents:,}."]
+        judged = list(dict.fromkeys(document for own in self.dataset.qrels.values() for document in own))
+        lacking = len(judged) - len(held_of(built.retriever, judged)) - self.dataset.counts["judged_documents_missing"]
+        if lacking > 0:
+            problems.append(f"the saved index lacks {lacking:,} judged documents that the corpus has.")
+        return tuple(problems)
 
-    def of_lucene(self, cell: Cell) -> Result:
+    def of_lucene(self, cell: Cell) -> Measured:
         """By Lucene, in a process of its own."""
         with TemporaryDirectory() as folder:
             outcome = measure_lucene(
@@ -146,50 +182,39 @@ class Experiment:
             **times._asdict(),
         )
         run, num_self = without_queries(self.dataset, outcome.run, self.settings.depth)
-        return Result.of(cell, self.dataset, Answers(run, times, num_self), efficiency, self.provenance(cell))
+        found = Answers(run, times, num_self)
+        return Measured(Result.of(cell, self.dataset, found, efficiency, self.provenance(cell)), run)
 
     def provenance(self, cell: Cell) -> dict[str, str | None]:
         """Where the numbers of a cell come from."""
-        dataset, depth = self.dataset, self.settings.depth
-        command = [
-            "python -m eval.beir",
-            f"--data {dataset.name}",
-            f"--split {dataset.split}",
-            f"--system {cell.system}",
-        ]
-        command += [f"--tune {cell.tune}"] if cell.tune is not None else []
-        command += [f"--depth {depth}"] if depth != DEFAULT_DEPTH else []
         return {
-            "command": " ".join(command),
+            "command": self.command(cell),
             "code": code_fingerprint(),
             "commit": commit(),
             "machine": machine(),
             "date": today(),
         }
 
-    def retriever(self, system: WrittenSystem) -> Built:
-        """Over the corpus, with all arms of the system."""
-        if system.is_saved:
-            return self.kept(system.arms[0], lambda: opened(system.arms[0]))
-        return together([self.arm(arm) for arm in system.each_arm()])
+    def command(self, cell: Cell) -> str:
+        """That measures the cell again, from where a folder of the data set's name lies."""
+        dataset, (depth, measure, _) = self.dataset, self.settings
+        parts = ["--datasets" if dataset.spec is not None else "--data", dataset.part_of or dataset.name]
+        parts += ["--split", dataset.split, "--system", str(cell.system)]
+        if cell.tune is not None:
+            parts += ["--tune", cell.tune, *(["--measure", measure] if measure != DEFAULT_MEASURES[0] else [])]
+        if depth != DEFAULT_DEPTH:
+            parts += ["--depth", str(depth)]
+        if dataset.removes_self != (dataset.spec is not None and dataset.spec.removes_self):
+            parts += ["--self-retrieval", "remove" if dataset.removes_self else "keep"]
+        return shlex.join(["python", "-m", "eval.beir", *parts])
 
     def reranker(self, system: WrittenSystem, retriever: Retriever) -> tuple[Reranker, int] | None:
         """That the system names, or that a saved retriever has, and how many documents it orders."""
         if system.reranks:
-            return self.models.reranker(system), system.depth or DEFAULT_RERANKED
+            return self.arms.models.reranker(system), system.depth or DEFAULT_RERANKED
         if system.is_saved and system.reranker is None and retriever.reranker is not None:
             return retriever.reranker, retriever.rerank_depth
         return None
-
-    def arm(self, arm: WrittenSystem) -> Built:
-        name = str(arm)
-        folder = None if self.folder is None else self.folder / slug(name)
-        return self.kept(name, lambda: build(self.models.encoders[name], self.dataset, folder, self.settings.progress))
-
-    def kept(self, name: str, made: Callable[[], Built]) -> Built:
-        if name not in self.built:
-            self.built[name] = made()
-        return self.built[name]
 
     def fusion(self, system: WrittenSystem) -> Fusion | None:
         """To the depth of the run; None of one arm, and of a saved retriever, which has its own."""
@@ -202,7 +227,7 @@ def slug(name: str) -> str:
     """A file's name for any name, which no other name has.
 
     >>> slug("bm25+minilm,fusion=rrf")
-    'bm25+minilm-fusion-rrf-4a0ec1f0'
+    'bm25+minilm-fusion-rrf-a5354cd8'
     """
     readable = re.sub(r"[^A-Za-z0-9.+_-]+", "-", name).strip("-.")[-100:]
     return f"{readable}-{sha256(name.encode()).hexdigest()[:8]}"

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import Any
 
-from eval.cells import Cell, Result
+from eval.cells import CROSS_VALIDATED, Cell, Measured, Result
 from eval.datasets import Dataset
 from eval.experiment import Settings, slug
-from eval.provenance import code_fingerprint, dataset_fingerprint, models_fingerprint
+from eval.provenance import code_fingerprint, dataset_fingerprint, fingerprint_of, models_fingerprint
 from eval.runs import read_run, write_run
 from index.errors import WinnowError
 from index.files import make_folders, remove_tree
 from index.placing import replace_file
+from retrieval.beir_folder import one_of, qrels_of
 
 
 class KeptResults:
@@ -29,7 +31,6 @@ class KeptResults:
         """
         folder  of all data sets; None: nothing is kept
         """
-        self.root = folder
         self.dataset = dataset
         self.folder = None if folder is None else folder / f"{dataset.name}.{dataset.split}"
         self.settings = settings
@@ -43,44 +44,73 @@ class KeptResults:
             "tuned by": self.settings.measure if cell.tune else None,
             "self": self.dataset.removes_self,
             "data": self.fingerprint,
+            "tuning data": self.tuning_fingerprint(cell),
             "models": models_fingerprint(cell.system),
             "code": code_fingerprint(),
         }
         return sha256(json.dumps(by).encode()).hexdigest()[:32]
 
-    def find(self, cell: Cell) -> Result | None:
-        """What came of the cell; None where nothing is kept, or of other code, options or data."""
+    def has(self, cell: Cell) -> bool:
+        """Whether something is kept of the cell, by the same code, options and data."""
+        return self.described(cell) is not None
+
+    def find(self, cell: Cell) -> Measured | None:
+        """What came of the cell; None where nothing is kept, or of other code, options or data, or half of it."""
+        kept = self.described(cell)
+        if kept is None:
+            return None
+        try:
+            if digest_of(self.path(cell, "run")) != kept["run_sha256"]:
+                return None
+            return Measured(Result.of_json(cell, kept), read_run(self.path(cell, "run")).run)
+        except (OSError, KeyError, TypeError, AttributeError, WinnowError):
+            return None
+
+    def described(self, cell: Cell) -> dict[str, Any] | None:
+        """The JSON of the cell if it is of the same key."""
         if self.folder is None:
             return None
         try:
-            kept = json.loads(self.path(cell, "json").read_text(encoding="utf-8"))
-            if kept["key"] != self.key(cell):
-                return None
-            return Result.of_json(cell, read_run(self.path(cell, "run")).run, kept)
-        except (OSError, ValueError, KeyError, TypeError, WinnowError):  # none, or not ours, or half of one
+            kept: dict[str, Any] = json.loads(self.path(cell, "json").read_text(encoding="utf-8"))
+            return kept if kept["key"] == self.key(cell) else None
+        except (OSError, ValueError, KeyError, TypeError):  # none, or not ours, or half of one
             return None
 
-    def keep(self, result: Result, measures: Mapping[str, float]) -> None:
-        """The run first: what the JSON file describes is there."""
+    def keep(self, measured: Measured, measures: Mapping[str, float]) -> None:
+        """The run first, and the JSON file with its digest: what that describes is there, whatever was interrupted."""
         if self.folder is None:
             return
         make_folders(self.folder)
-        write_run(self.path(result.cell, "run"), result.run, slug(result.name))
-        kept = {"key": self.key(result.cell), **result.as_json(self.dataset, measures)}
+        result, run = measured
+        write_run(self.path(result.cell, "run"), run, slug(result.name))
+        digest = digest_of(self.path(result.cell, "run"))
+        kept = {"key": self.key(result.cell), "run_sha256": digest, **result.as_json(self.dataset, measures)}
         replace_file(self.path(result.cell, "json"), (json.dumps(kept, indent=1) + "\n").encode())
 
-    @property
-    def indexes(self) -> Path | None:
-        """Where arms are while they are needed. Their key is in the name: other code builds its own."""
-        if self.root is None:
+    def tuning_fingerprint(self, cell: Cell) -> str | None:
+        """Of the judgments that tune, where they are another split's."""
+        if cell.tune in (None, CROSS_VALIDATED):
             return None
-        return self.root / "indexes" / f"{self.fingerprint}-{code_fingerprint()}"
-
-    def forget_indexes(self) -> None:
-        """Nobody needs them once all cells are there."""
-        if self.indexes is not None and self.indexes.exists():
-            remove_tree(self.indexes)
+        return fingerprint_of([qrels_of(self.dataset.folder, str(cell.tune))])
 
     def path(self, cell: Cell, kind: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{slug(cell.name)}.{kind}"
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def indexes_of(corpus: Path, folder: Path | None) -> Path | None:
+    """Where arms over the corpus of a data set are while they are needed. What they depend on is in the name: other code builds its own."""
+    if folder is None:
+        return None
+    return folder / "indexes" / f"{fingerprint_of([one_of(corpus, 'corpus.jsonl')])}-{code_fingerprint()}"
+
+
+def forget(indexes: Path | None) -> None:
+    """Nobody needs them once all cells over the corpus are there."""
+    if indexes is not None and indexes.exists():
+        remove_tree(indexes)

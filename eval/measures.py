@@ -92,8 +92,14 @@ def measure_queries(qrels: Qrels, run: Run, measures: Sequence[str] = DEFAULT_ME
 
     computed: dict[Any, dict[str, float]] = {measure.computed: {} for measure in parsed}
     given = {query: dict(judged) for query, judged in qrels.items()}, {query: dict(own) for query, own in run.items()}
-    for metric in ir_measures.iter_calc(list(computed), *given):
-        computed[metric.measure][metric.query_id] = metric.value
+    try:
+        for metric in ir_measures.iter_calc(list(computed), *given):
+            computed[metric.measure][metric.query_id] = metric.value
+    except Exception as error:  # ir_measures passes on whatever its providers raise
+        raise WinnowError(
+            f"ir_measures cannot compute {', '.join(measures)} of this run ({error!s:.80}); some of its measures take ids that are "
+            "numbers alone: leave these out."
+        ) from error
     return {
         measure.name: {
             query: measure.value_of(computed[measure.computed].get(query, measure.computed.DEFAULT))
@@ -158,7 +164,7 @@ def parse_measure(name: str) -> Measure:
         raise WinnowError("measures need the package ir-measures; run `pip install 'winnow-ir[eval]'`.") from error
     try:
         parsed = as_measure(name, ir_measures.parse_measure(ALL_GOLD.sub("R", name)))
-        ir_measures.calc_aggregate([parsed.computed], {"q": {"d": 1}}, {"q": {"d": 1.0}})
+        ir_measures.calc_aggregate([parsed.computed], {"1": {"2": 1}}, {"1": {"2": 1.0}})  # some take numbers alone
     except Exception as error:  # ir_measures passes on whatever its parser and providers raise
         raise WinnowError(
             f"{name!r:.60} is not a measure that can be computed here; give names such as nDCG@10, R@100, MRR@10, AP, AllGold@10."

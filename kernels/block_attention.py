@@ -30,14 +30,15 @@ def block_attention(
     q        [tokens, heads, size]
     k, v     [keys, kv_heads, size]; query head h reads head h // (heads // kv_heads)
     scale    of the products of q and k; size ** -0.5 unless told
-    backend  auto: triton for what is on a GPU, else cpu; reference: every score of tokens by keys in float64, for tests
+    backend  auto: triton for what is on a GPU, but for heads that it does not take, else cpu; cpu: PyTorch's own attention segment by
+             segment, which runs on a GPU too; reference: every score of tokens by keys in float64, for tests
 
     Raises ValueError for shapes that do not fit.
     """
     check_shapes(q, k, v, layout)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if backend == "auto":
-        backend = "triton" if q.is_cuda else "cpu"
+        backend = for_gpu(q, k) if q.is_cuda else "cpu"
     if backend == "cpu":
         return cpu.block_attention(q, k, v, layout, scale)
     if backend == "reference":
@@ -48,6 +49,13 @@ def block_attention(
         found: tuple[torch.Tensor, torch.Tensor] = gpu.block_attention(q, k, v, layout, scale)
         return found
     raise ValueError(f"the backend is {backend!r}; it must be one of {', '.join(get_args(Backend))}.")
+
+
+def for_gpu(q: torch.Tensor, k: torch.Tensor) -> Backend:
+    """The faster one of those that take such heads."""
+    from kernels.gpu import block_attention as gpu
+
+    return "triton" if gpu.takes_heads(q, k) else "cpu"
 
 
 def check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout) -> None:

@@ -23,6 +23,10 @@ def one_of(folder: Path, name: str) -> Path:
 
 def qrels_of(folder: Path, split: str) -> Path:
     """The file of a split. Raises WinnowError for a folder without any and for a split that is not there."""
+    if not folder.is_dir():
+        raise WinnowError(
+            f"{folder} is no folder; give that of a BEIR data set, with corpus.jsonl, queries.jsonl and qrels/."
+        )
     present = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
     if not present:
         raise WinnowError(f"{folder} is not a BEIR folder (it has no qrels/*.tsv); see the README for its layout.")

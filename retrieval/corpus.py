@@ -14,15 +14,15 @@ from typing import Any, BinaryIO, NamedTuple
 
 from index.documents import Document
 from index.errors import CorpusError
-from index.manifest import finite, not_json
+from index.manifest import finite, is_index, not_json
 from index.vectors import checked_weights
 from retrieval.packed_files import PACKED, as_packed, unpacked
 
 LONGEST_UNPACKED = 4 << 20  # bytes of a line of a small .gz file; a thousand times its size can be packed into one
 TIMES_PACKED = 20  # the same of a larger one, in sizes of the file; text packs to a third or a tenth
 LINES_BETWEEN_TOLD = 64
-JSON_LINES = (".jsonl", ".json", ".ndjson")
 TEXT_FILES = (".txt", ".md", ".rst", ".text")
+JSONL_FILES = (".jsonl", ".json", ".ndjson")
 Corpus = str | Path | Mapping[str, Mapping[str, Any]] | Iterable[Document | Mapping[str, Any]]
 
 
@@ -108,20 +108,15 @@ def read_path(path: Path, names: FieldNames, reading: Reading = STRICT) -> Itera
         return
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; give a .jsonl or .tsv file, or a folder of text files.")
-    ending = ending_of(path)
-    if ending in JSON_LINES:
+    kind = kind_of(path)
+    if kind in JSONL_FILES:
         yield from read_jsonl(path, names, reading)
-    elif ending == ".tsv":
+    elif kind == ".tsv":
         yield from read_tsv(path, names, reading)
     else:
         raise CorpusError(
             f"{path} is of no known kind; give a .jsonl or .tsv file (or .gz, .zst), or a folder of text files."
         )
-
-
-def ending_of(path: Path) -> str:
-    """What says how a file's lines are to be read: its suffix, but for that of a packed file."""
-    return "".join(path.suffixes[-2:-1] if path.suffix in PACKED else path.suffixes[-1:])
 
 
 def corpus_of(folder: Path) -> Path | None:
@@ -131,14 +126,21 @@ def corpus_of(folder: Path) -> Path | None:
 
 
 def read_folder(folder: Path, names: FieldNames, reading: Reading = STRICT) -> Iterator[Placed]:
-    """A BEIR folder's corpus, else every text file: id = path below the folder, title = name without suffix."""
+    """A BEIR folder's corpus, else every text file: id = path below the folder, title = name without suffix; else JSONL files."""
     corpus = corpus_of(folder)
     if corpus is not None:
         yield from read_jsonl(corpus, names, reading)
         return
     files = sorted(text_files(folder))
     if not files:
-        raise CorpusError(f"{folder} holds neither corpus.jsonl nor text files ({', '.join(TEXT_FILES)}).")
+        parts = jsonl_files(folder)
+        if not parts:
+            raise CorpusError(
+                f"{folder} holds neither corpus.jsonl nor text files ({', '.join(TEXT_FILES)}) nor other JSONL files."
+            )
+        for part in parts:
+            yield from read_jsonl(part, names, reading)
+        return
     position = 0
     for file in files:
         try:
@@ -151,6 +153,22 @@ def read_folder(folder: Path, names: FieldNames, reading: Reading = STRICT) -> I
         position += file.stat().st_size
         reading.at(position)
         yield Placed(str(file), Document(file.relative_to(folder).as_posix(), file.stem, text))
+
+
+def jsonl_files(folder: Path) -> list[Path]:
+    """The JSONL files of a folder by name: a collection in parts, as Anserini's are. An index of ours has none."""
+    if is_index(folder):
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if kind_of(path) in JSONL_FILES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def kind_of(path: Path) -> str:
+    """The ending that says what a file holds, without .gz or .zst."""
+    return "".join(path.suffixes[-2:-1]) if path.suffix in PACKED else path.suffix
 
 
 def text_files(folder: Path) -> Iterator[Path]:

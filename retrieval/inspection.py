@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from index.arm_segments import ArmSegment, DenseArmSegment
 from index.encoded_vectors import KIND as ENCODED_VECTORS
@@ -16,6 +17,9 @@ from index.snapshot import LiveSegment, Snapshot
 from index.storage import Part, read_current
 from retrieval.opened import KIND
 from retrieval.vector_files import is_encoded
+
+if TYPE_CHECKING:
+    from retrieval.retriever import Retriever
 
 # the beginning of a file's name -> what it belongs to
 KINDS_OF_BYTES = {
@@ -60,6 +64,11 @@ def job_of(folder: Path) -> dict[str, Any]:
     """How far the job of the folder is, where one wrote it."""
     job = read_manifest(folder).contents.get("job")
     return {"job": {"shards": job["shards"], "is_done": job["is_done"]}} if isinstance(job, dict) else {}
+
+
+def held_of(retriever: Retriever, doc_ids: Sequence[str]) -> set[str]:
+    """Those of the ids that a retriever has a document of."""
+    return set(retriever._opened.snapshot.find(doc_ids))
 
 
 def describe_encoded(folder: str | Path) -> dict[str, Any]:

@@ -16,7 +16,6 @@ Only `arms` must be there. Everything means what it means in a line (`retrieval.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -24,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from index.errors import WinnowError
-from index.manifest import is_index
-from retrieval.written_system import WrittenSystem
+from retrieval.written_system import WrittenSystem, is_saved_folder
 
 KEYS = ("arms", "fusion", "rerank", "depth", "options", "rerank-options")
 TEXTS, TABLES = ("fusion", "rerank"), ("options", "rerank-options")
@@ -86,7 +84,7 @@ def system_of(called: str, table: Any) -> WrittenSystem:
             table.get("depth"),
             table.get("options", {}),
             table.get("rerank-options", {}),
-            is_saved=len(arms) == 1 and os.path.isdir(str(arms[0])) and is_index(str(arms[0])),
+            is_saved=len(arms) == 1 and is_saved_folder(str(arms[0])),
         )
     except WinnowError as error:
         raise type(error)(f"{called} cannot be used: {error}") from error

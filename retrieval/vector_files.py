@@ -6,8 +6,9 @@ impossible things raises CorpusError or IndexFormatError with its name and the p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,21 @@ from index.storage import newest_manifest
 from index.vectors import checked_weights
 from kernels.cpu.sparse import SparseRows
 from retrieval.ciff import read_ciff
-from retrieval.corpus import Corpus, FieldNames, as_document, read_corpus, records_of
+from retrieval.corpus import (
+    JSONL_FILES,
+    Corpus,
+    FieldNames,
+    as_document,
+    jsonl_files,
+    kind_of,
+    read_corpus,
+    records_of,
+)
 from retrieval.csr_files import read_npz
 from retrieval.encoders.learned import LearnedSparseEncoder
 from retrieval.encoders.protocol import Encoder
 from retrieval.encoding import read_encoder_of
+from retrieval.packed_files import PACKED
 from retrieval.vectors_by_id import RowIds, VectorsById
 
 Vectors = str | Path | Mapping[str, Mapping[str, float]]
@@ -109,16 +120,13 @@ def is_encoded(folder: Path) -> bool:
     return manifest is not None and manifest.kind == KIND
 
 
-def kind_of(path: Path) -> str:
-    """The ending that says what a file holds, without .gz."""
-    return "".join(path.suffixes[-2:-1]) if path.suffix == ".gz" else path.suffix
-
-
 def read_vectors(source: Vectors) -> VectorsById:
     """All vectors of a source: a path, or a mapping {id: {term: weight}}.
 
     A path leads to a `.jsonl` file (`{"id": ..., "vector": {term: weight}}` in each line), a `.ciff` file (either also `.gz`),
-    a `.npz` file of a CSR matrix, or a folder of `winnow encode`. Raises CorpusError, IndexFormatError, StorageError.
+    a `.npz` file of a CSR matrix, a folder of `winnow encode`, or one of JSONL files, as Anserini's JsonVectorCollection.
+
+    Raises CorpusError, IndexFormatError, StorageError.
     """
     if isinstance(source, Mapping):
         return VectorsById.of("vectors=", of_mapping(source))
@@ -129,16 +137,26 @@ def read_vectors(source: Vectors) -> VectorsById:
     path = Path(source)
     if is_encoded(path):
         return read_encoded(path)
+    if is_folder(path) and (parts := jsonl_files(path)):
+        return read_jsonl(path, parts)
     if not is_file(path):
         raise CorpusError(f"{str(path)!r:.200} is no file of vectors; {KINDS}.")
-    readers = {".ciff": read_ciff, ".npz": read_npz, **dict.fromkeys((".jsonl", ".json", ".ndjson"), read_jsonl)}
+    readers = {".ciff": read_ciff, ".npz": read_npz, **dict.fromkeys(JSONL_FILES, read_jsonl)}
     reader = readers.get(kind_of(path))
-    if reader is None or (reader is read_npz and path.suffix == ".gz"):
+    cannot_be_packed_so = {read_npz: PACKED, read_ciff: (".zst",)}
+    if reader is None or path.suffix in cannot_be_packed_so.get(reader, ()):
         raise CorpusError(f"{path} is of no known kind; {KINDS}.")
     return reader(path)
 
 
-KINDS = "give a .jsonl or .ciff file (or .gz), a .npz file, or a folder that `winnow encode` wrote"
+KINDS = "give a .jsonl or .ciff file (or .gz), a .npz file, a folder of .jsonl files, or one that `winnow encode` wrote"
+
+
+def is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a text given for a path
+        return False
 
 
 def is_file(path: Path) -> bool:
@@ -156,11 +174,14 @@ def of_mapping(vectors: Mapping[Any, Any]) -> Iterator[tuple[str, str, dict[str,
         yield where, doc_id, checked_weights(vector, where, CorpusError)
 
 
-def read_jsonl(path: Path) -> VectorsById:
-    """A record a line, with an id (`_id`, `id`, `doc_id` or `docid`) and a `vector`; Pyserini's other fields are ignored."""
+def read_jsonl(path: Path, parts: Sequence[Path] | None = None) -> VectorsById:
+    """A record a line, with an id (`_id`, `id`, `doc_id` or `docid`) and a `vector`; Pyserini's other fields are ignored.
+
+    parts  of a folder, its files
+    """
 
     def vectors() -> Iterator[tuple[str, str, dict[str, float]]]:
-        for where, record in records_of(path):
+        for where, record in chain.from_iterable(map(records_of, parts or [path])):
             document = as_document(record, where, FieldNames(vector=OWN))
             if document.vector is None:
                 raise CorpusError(f'{where} has no vector; each line needs one, "vector": {{term: weight}}.')

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 WITHOUT_RERANKER = "none"
 SETTINGS = ("fusion", "rerank", "depth")
+IsSaved = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class WrittenSystem:
         """
         if not isinstance(written, str):
             raise WinnowError(f"the system is {written!r:.60}; it must be a text such as bm25+minilm,fusion=rrf.")
-        return cls(**parsed(written, may_be_saved))
+        return cls(**parsed(written, is_saved_folder if may_be_saved else never))
 
     @classmethod
     def of_name_or_folder(cls, name_or_folder: str | os.PathLike[str] | WrittenSystem) -> WrittenSystem:
@@ -83,7 +84,7 @@ class WrittenSystem:
             raise WinnowError(f"the model is {name_or_folder!r}; give a name or a folder.")
         written = str(name_or_folder)
         is_model = written in MODELS or is_checkpoint(written)
-        if os.path.exists(written) and (is_index(written) or not is_model):
+        if is_saved_folder(written) or (os.path.exists(written) and not is_model):
             return cls((written,), is_saved=True)
         return cls.of(written)
 
@@ -116,7 +117,7 @@ class WrittenSystem:
             self._set("depth", DEFAULT_DEPTH if self.depth is None else checked_count("depth", self.depth))
             if "impacts" in self.reranker_options:
                 raise WinnowError(
-                    f"impacts is an option of an arm, not of a reranker; write it as {self.arms[0]}.impacts={self.reranker_options['impacts']}."
+                    f"impacts is an option of an arm, not of a reranker; write it as {self.arms[0]}.impacts=..."
                 )
             return
         told = [*([f"depth={self.depth}"] if self.depth is not None else []), *self.reranker_options]
@@ -127,7 +128,7 @@ class WrittenSystem:
 
     def _check_is_read_back(self) -> None:
         """Results are kept by the text, so two systems must not have the same one."""
-        again = parsed(str(self), self.is_saved)
+        again = parsed(str(self), self.arms[0].__eq__ if self.is_saved else never)
         differs = next((name for name, value in again.items() if value != getattr(self, name)), None)
         if differs is not None:
             raise WinnowError(
@@ -194,6 +195,16 @@ class WrittenSystem:
             )
 
 
+def is_saved_folder(path: str) -> bool:
+    """Whether an index lies there; unlike Path's tests, it takes texts that no file can be called."""
+    return os.path.isdir(path) and is_index(path)
+
+
+def never(path: str) -> bool:
+    """What is taken for a saved folder where models are meant."""
+    return False
+
+
 class Cut(NamedTuple):
     """A text where its parts meet."""
 
@@ -202,9 +213,9 @@ class Cut(NamedTuple):
     settings: list[str]
 
 
-def parsed(written: str, may_be_saved: bool) -> dict[str, Any]:
+def parsed(written: str, is_saved_folder: IsSaved) -> dict[str, Any]:
     """The arguments of `WrittenSystem`. Raises WinnowError for settings that mean nothing, or are given twice."""
-    arms, is_saved, settings = cut(written, may_be_saved)
+    arms, is_saved, settings = cut(written, is_saved_folder)
     told: dict[tuple[str | None, str], Any] = {}
     for setting in settings:
         arm = next((arm for arm in arms if re.match(rf"{re.escape(arm)}\.\w+=", setting)), None)
@@ -221,7 +232,7 @@ def parsed(written: str, may_be_saved: bool) -> dict[str, Any]:
     bare = {name: told.pop((None, name)) for arm, name in list(told) if arm is None}
     if bare and reranker is None and len(arms) > 1:
         raise WinnowError(
-            f"the system {written!r:.100} has {next(iter(bare))}, and does not say of which arm; write it as {arms[-1]}.{as_settings(bare)[0]}."
+            f"the system {written!r:.100} has {next(iter(bare))}, and does not say of which arm; write it as {arms[-1]}.{next(iter(bare))}=..."
         )
     options: dict[str, dict[str, Any]] = {}
     for (arm, name), value in told.items():
@@ -242,14 +253,14 @@ def parsed(written: str, may_be_saved: bool) -> dict[str, Any]:
     }
 
 
-def cut(written: str, may_be_saved: bool) -> Cut:
+def cut(written: str, is_saved_folder: IsSaved) -> Cut:
     """A folder on the disk is one arm, whatever signs its name has; else the arms end where the first setting begins."""
     ends = [*(match.start() for match in re.finditer(",", written)), len(written)]
     for end in reversed(ends):
         path, settings = written[:end], re.compile(setting_after([written[:end]]))
         if end < len(written) and not settings.match(written, end):
             continue
-        is_saved = may_be_saved and os.path.isdir(path) and is_index(path)
+        is_saved = is_saved_folder(path)
         if is_saved or is_checkpoint(path):
             return Cut([path], is_saved, settings.split(written[end:])[1:])
     for end in ends[:-1]:

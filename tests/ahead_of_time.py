@@ -1,6 +1,7 @@
 """Triton kernels without a GPU: what a launcher passes is recorded and compiled for sm_90 as Triton would have specialised it."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def recorded(modules, monkeypatch):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Recorder(getattr(module, name), launches))
     return launches
+
+
+def spilled_bytes(report):
+    """The largest of the stack frame, stores and loads that ptxas tells of."""
+    return max(
+        map(
+            int,
+            re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report).groups(),
+        )
+    )
 
 
 def type_of(value):

@@ -16,6 +16,7 @@ def main(argv: list[str] | None = None) -> int:
             demo,
             encode,
             evaluate,
+            export,
             index,
             info,
             merge,
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = {
         "index": index,
         "encode": encode,
+        "export": export,
         "search": search,
         "add": add,
         "delete": delete,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.datasets.dataset import Dataset
+from eval.runs import UNWRITABLE
 from index.errors import CorpusError
 from retrieval.beir_folder import judgments_in, one_of, qrels_of
 from retrieval.corpus import FieldNames, as_document, records_of
@@ -21,6 +22,7 @@ class CorpusCheck(NamedTuple):
     documents: int | None  # of the corpus; None: not counted
     missing: tuple[str, ...]  # judged documents that the corpus lacks, as they are judged
     problems: tuple[str, ...]  # a sentence each
+    unwritable: str | None = None  # file:line of the first id that no run file can hold
 
 
 def missing_documents(dataset: Dataset) -> CorpusCheck:
@@ -29,10 +31,14 @@ def missing_documents(dataset: Dataset) -> CorpusCheck:
     Raises CorpusError for an id that occurs twice and for what is no document, with file and line.
     """
     codes = array("Q")
+    unwritable = None
 
     def ids() -> Iterator[str]:
-        for _, doc_id in ids_in(dataset):
+        nonlocal unwritable
+        for where, doc_id in ids_in(dataset):
             codes.append(code_of(doc_id))
+            if unwritable is None and UNWRITABLE.search(doc_id):
+                unwritable = where
             yield doc_id
 
     check = judged_missing(dataset, ids())
@@ -41,7 +47,7 @@ def missing_documents(dataset: Dataset) -> CorpusCheck:
     problems = list(check.problems)
     if dataset.spec is not None and dataset.spec.documents != documents:
         problems.append(f"{dataset.name} has {documents:,} documents; {dataset.spec.documents:,} are published.")
-    return CorpusCheck(documents, check.missing, tuple(problems))
+    return CorpusCheck(documents, check.missing, tuple(problems), unwritable)
 
 
 def judged_missing(dataset: Dataset, ids: Iterable[str]) -> CorpusCheck:

@@ -52,13 +52,16 @@ def is_lucene(written: str) -> bool:
     return written.startswith(PREFIX)
 
 
-def measure_lucene(written: str, dataset: Dataset, depth: int, folder: Path, progress: bool) -> LuceneOutcome:
+def measure_lucene(
+    written: str, dataset: Dataset, depth: int, folder: Path, progress: bool, passes: int = 1
+) -> LuceneOutcome:
     """Index the corpus of a data set with Lucene, answer its queries and time them.
 
     written  `lucene:bm25` (k1 0.9, b 0.4, title and text in one field, Anserini's default English analysis), or `lucene:MODEL`: the
              vectors of one of our sparse encoders in hundredths, as impacts
     depth    documents ranked for each query
     folder   for the index and what is handed over; what an earlier call left there is replaced
+    passes   over the queries while they are timed, of which the best counts for each: more than one on a machine with other work
 
     Raises LuceneError without the extra `anchors`, for a model without impacts, and where Lucene's process fails.
     """
@@ -67,17 +70,19 @@ def measure_lucene(written: str, dataset: Dataset, depth: int, folder: Path, pro
         raise LuceneError(f"{written!r:.60} names no system of Lucene; write lucene:bm25 or lucene:MODEL.")
     check_installed(written)
     if model != "bm25":
-        return measure_impacts(written, whole_vectors(model, dataset, progress), depth, folder, progress)
+        return measure_impacts(written, whole_vectors(model, dataset, progress), depth, folder, progress, passes)
     documents = counted(read_corpus(dataset.folder), total=None, doing="reading", unit="documents", shown=progress)
     write_texts(emptied(folder) / "documents" / "texts.jsonl", documents)
-    return answered(written, "bm25", dataset.queries, depth, folder, progress)
+    return answered(written, "bm25", dataset.queries, depth, folder, progress, passes)
 
 
-def measure_impacts(written: str, whole: WholeVectors, depth: int, folder: Path, progress: bool) -> LuceneOutcome:
+def measure_impacts(
+    written: str, whole: WholeVectors, depth: int, folder: Path, progress: bool, passes: int = 1
+) -> LuceneOutcome:
     """The same for vectors that are there already. Raises LuceneError."""
     check_installed(written)
     write_vectors(emptied(folder) / "documents" / "vectors.jsonl", whole.vectors())
-    outcome = answered(written, "impacts", whole.named_queries(), depth, folder, progress)
+    outcome = answered(written, "impacts", whole.named_queries(), depth, folder, progress, passes)
     return outcome._replace(encode_seconds=whole.encode_seconds, encode_latency=whole.encode_latency)
 
 
@@ -101,10 +106,11 @@ def emptied(folder: Path) -> Path:
 
 
 def answered(
-    written: str, kind: Kind, queries: Mapping[str, Any], depth: int, folder: Path, progress: bool
+    written: str, kind: Kind, queries: Mapping[str, Any], depth: int, folder: Path, progress: bool, passes: int
 ) -> LuceneOutcome:
     """What Lucene's process makes of the documents in the folder."""
-    request = {"kind": kind, "depth": depth, "latency_k": LATENCY_K, "warm_up": WARM_UP_SEARCHES, "k1": K1, "b": B}
+    timing = {"latency_k": LATENCY_K, "warm_up": WARM_UP_SEARCHES, "passes": passes}
+    request = {"kind": kind, "depth": depth, "k1": K1, "b": B, **timing}
     (folder / "request.json").write_text(json.dumps(request))
     write_records(folder / "queries.jsonl", queries.items())
     status = run_child(folder, len(queries), progress)

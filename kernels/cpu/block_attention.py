@@ -1,4 +1,5 @@
-"""Block-sparse attention on a processor: PyTorch's flash attention over segments of like length, merged by log-sum-exp.
+"""Block-sparse attention on a processor: PyTorch's flash attention over segments of like length, merged by log-sum-exp. It also runs on a
+GPU, with PyTorch's memory-efficient attention, for heads that the Triton kernels do not take.
 
 A segment's attention is that to itself, where it is causal, and that to its prefix, where every row sees every key. The first is one call
 for all segments of a length, which are filled up to whole steps at their ends, where a causal row does not look; the second one for all
@@ -99,7 +100,7 @@ def causal_parts(layout: BlockLayout) -> Iterator[Causal]:
     filled = (lengths[:, 0] + STEP - 1) // STEP * STEP
     for length in filled.unique().tolist():
         own = filled == length
-        position = torch.arange(length)
+        position = torch.arange(length, device=starts.device)
         inside = torch.minimum(position, lengths[own] - 1)
         yield Causal(starts[own] + inside, layout.own[own, None].long() + inside, position < lengths[own])
 
@@ -121,9 +122,15 @@ def flash(
     # heads that share keys stand beside each other, and their keys are seen `groups` times without a copy
     queries = q.unflatten(2, (-1, groups)).permute(0, 2, 3, 1, 4).flatten(0, 1)
     keys, values = (side.transpose(1, 2).flatten(0, 1)[:, None].expand(-1, groups, -1, -1) for side in (k, v))
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        queries, keys, values, is_causal=is_causal, scale=scale
-    )
+    if q.is_cuda:
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+            queries, keys, values, None, True, is_causal=is_causal, scale=scale
+        )
+        lse = lse[:, :, : q.shape[1]]  # which is filled up
+    else:
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            queries, keys, values, is_causal=is_causal, scale=scale
+        )
     out, lse = (side.unflatten(0, (len(q), -1)).flatten(1, 2).transpose(1, 2) for side in (out, lse))
     return out, lse
 
@@ -161,7 +168,7 @@ def gradients(
     keys, values = (side.to(dtype).transpose(1, 2) for side in (k, v))
     probabilities = (queries @ keys.transpose(2, 3) * scale - sums[..., None]).exp()
     if real is not None:
-        sees = torch.ones(length, length, dtype=torch.bool).tril() & real[:, :, None]
+        sees = torch.ones(length, length, dtype=torch.bool, device=q.device).tril() & real[:, :, None]
         probabilities = torch.where(sees.repeat(1, groups, 1)[:, None], probabilities, 0)
     of_scores = (
         torch.where(probabilities > 0, probabilities * (outs @ values.transpose(2, 3) - deltas[..., None]), 0) * scale

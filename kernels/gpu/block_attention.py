@@ -48,10 +48,12 @@ class Kernels(NamedTuple):
     keys: Blocks  # gradients of k and v
 
 
-# by whether numbers have 16 bits, and columns of a tile; chosen by arithmetic and ptxas's report: as large as fits without spills
+# by whether numbers have 16 bits, and columns of a tile. Those of 16 bits and 128 columns are the fastest of 96 that
+# benchmarks/block_attention_sweep.py measured on an H100: small tiles with one warpgroup, several of which share a processor. The others are
+# as large as fits without spills, by arithmetic and ptxas's report
 BLOCKS = {
     (True, 64): Kernels(Blocks(128, 64, 8, 2, 128), Blocks(128, 64, 8, 2), Blocks(64, 128, 8, 2)),
-    (True, 128): Kernels(Blocks(128, 64, 8, 2), Blocks(128, 64, 8, 2), Blocks(32, 64, 8, 2)),
+    (True, 128): Kernels(Blocks(64, 32, 4, 3), Blocks(64, 32, 4, 3), Blocks(32, 64, 4, 3)),
     (False, 64): Kernels(Blocks(64, 32, 8, 2), Blocks(64, 32, 8, 2), Blocks(32, 32, 8, 2)),
     (False, 128): Kernels(Blocks(16, 32, 4, 2), Blocks(16, 32, 4, 2), Blocks(16, 16, 4, 2)),
 }
@@ -97,11 +99,21 @@ def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout
         raise ValueError(
             f"q, k, v and the layout are on {', '.join(map(str, devices))}: move all to one CUDA device, or use the backend 'cpu'."
         )
-    least = min(blocks.rows for kernels in BLOCKS.values() for blocks in kernels)
-    if q.shape[1] % k.shape[1] or q.shape[1] // k.shape[1] > least:
+    if q.shape[1] % k.shape[1] or q.shape[1] // k.shape[1] > most_heads_a_key():
         raise ValueError(
-            f"q has {q.shape[1]} heads and k {k.shape[1]}: give a multiple of k's, at most {least} times as many, or use the backend 'cpu'."
+            f"q has {q.shape[1]} heads and k {k.shape[1]}: give a multiple of k's, at most {most_heads_a_key()} times as many, or use the "
+            "backend 'cpu'."
         )
+
+
+def takes_heads(q: torch.Tensor, k: torch.Tensor) -> bool:
+    """Whether such heads are computed here; q and k fit each other."""
+    return q.shape[2] in SIZES and q.dtype in DTYPES and q.shape[1] // k.shape[1] <= most_heads_a_key()
+
+
+def most_heads_a_key() -> int:
+    """Heads of q that share one of k, at most: a tile has a token with all of them."""
+    return min(blocks.rows for kernels in BLOCKS.values() for blocks in kernels)
 
 
 class BlockAttention(torch.autograd.Function):

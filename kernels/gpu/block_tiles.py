@@ -36,6 +36,8 @@ PREFIX_CUT = Cut(1024, 4096)
 # of query rows, where the gradients of keys are added up: 2,048 tokens of 4 heads are 128 tiles of 64 rows
 ROWS_CUT = Cut(512, 2048, wanted=16)
 
+KEPT = 16  # tables of layouts; a prompt of 200,000 tokens has so many parts
+
 TILE_COLUMNS = "row", "rows", "prefix", "prefix_end", "own", "own_end", "slot"
 KEY_COLUMNS = "key", "keys", "row", "row_end", "causal_row", "causal_end", "shift", "slot"
 
@@ -175,24 +177,26 @@ def tiles_of_entries(cuts: np.ndarray, entries: np.ndarray, keys_a_tile: int, de
 
 
 class Latest:
-    """The tables of the layout that was used last, which the next layer of the same model uses again.
+    """The tables of the layouts that were used last, which the next layer of the same model uses again: one of each part of a prompt.
 
-    One entry, replaced as a whole: threads with layouts of their own make them anew each time, and are right.
+    A tuple of entries, replaced as a whole: threads may lose each other's and make them anew, and are right.
     """
 
     def __init__(self, make: Callable[..., Tiles]) -> None:
         self.make = make
-        self.entry: tuple[tuple[torch.Tensor, ...], tuple[int, ...], Tiles] | None = None
+        self.entries: tuple[tuple[tuple[torch.Tensor, ...], tuple[int, ...], Tiles], ...] = ()
 
     def __call__(self, layout: BlockLayout, *sizes: int) -> Tiles:
-        tensors, entry = layout[:3], self.entry
+        tensors = layout[:3]
         device = layout.starts.device
         # another stream must not read the table before this one has written it
         sizes = (*sizes, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0)
-        if entry is not None and entry[1] == sizes and all(a is b for a, b in zip(entry[0], tensors, strict=True)):
-            return entry[2]
+        for entry in self.entries:
+            if entry[1] == sizes and all(a is b for a, b in zip(entry[0], tensors, strict=True)):
+                return entry[2]
         tiles = self.make(layout, *sizes[:-1])
-        self.entry = tensors, sizes, tiles  # holds the tensors, so that no other can take their place
+        # holds the tensors, so that no other can take their place
+        self.entries = ((tensors, sizes, tiles), *self.entries[: KEPT - 1])
         return tiles
 
 

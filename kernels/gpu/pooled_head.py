@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 
 class Blocks(NamedTuple):
-    """How the forward kernel is cut. Chosen by arithmetic and ptxas's report; benchmarks/pooled_head_gpu.py --sweep would tell."""
+    """How the forward kernel is cut. Chosen by arithmetic and ptxas's report; benchmarks/pooled_head_gpu.py --sweep tries others."""
 
     terms: int
     tokens: int

@@ -81,8 +81,12 @@ class NeuralModel:
         """A row for each text, none of which is empty."""
         hidden, starts = self.hidden(batch, options)
         pooled = self.pooled(hidden, starts, options)
-        pooled[:, forbidden] = 0
-        return [as_row(weights, one, options, own_weights) for weights, one in zip(pooled.numpy(), batch, strict=True)]
+        pooled[:, torch.from_numpy(forbidden).to(pooled.device)] = 0
+        if options.own_terms:
+            found = [of_own_terms(*pair, own_weights) for pair in zip(pooled.cpu().numpy(), batch, strict=True)]
+        else:
+            found = entries(pooled)
+        return [as_row(terms, weights, options) for terms, weights in found]
 
     @torch.inference_mode()
     def last(self, batch: Sequence[Tokens], options: NeuralOptions) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +94,7 @@ class NeuralModel:
         float32 [texts, width])."""
         hidden, starts = self.hidden(batch, options)
         dense = torch.nn.functional.normalize(hidden.float(), dim=-1)
-        return self.pooled(hidden, starts, options).numpy(), dense.cpu().numpy()
+        return self.pooled(hidden, starts, options).cpu().numpy(), dense.cpu().numpy()
 
     @property
     def width(self) -> int:
@@ -107,17 +111,17 @@ class NeuralModel:
         return at_positions(hidden, starts, spans)
 
     def pooled(self, hidden: torch.Tensor, starts: list[int], options: NeuralOptions) -> torch.Tensor:
-        """float32 [texts, terms], activated."""
+        """float32 [texts, terms], activated, where the model is."""
 
         def activation(logits: torch.Tensor) -> torch.Tensor:
             return activated(logits, options)
 
         if options.pooling in ("max", "last"):
-            return activation(self.largest(hidden, starts)).cpu()
+            return activation(self.largest(hidden, starts))
         pooled = pooled_head(hidden, starts, self.head, activation)
         if options.pooling == "mean":
             pooled /= torch.diff(torch.tensor(starts))[:, None].to(pooled.device)
-        return pooled.cpu()
+        return pooled
 
     def largest(self, hidden: torch.Tensor, starts: list[int]) -> torch.Tensor:
         """float32 [texts, terms]: the largest logits."""
@@ -144,15 +148,31 @@ def activated(logits: torch.Tensor, options: NeuralOptions) -> torch.Tensor:
     return weights.log1p_() if options.activation == "log1p_log1p" else weights
 
 
-def as_row(weights: np.ndarray, tokens: Tokens, options: NeuralOptions, own_weights: np.ndarray | None) -> SparseRows:
-    """The entries of one text that are kept; weights float32 [terms]."""
-    if options.own_terms:
-        terms = np.unique(tokens.ids)
-        found = weights[terms] if own_weights is None else weights[terms] * own_weights[terms]
-        terms, found = terms[found > 0], found[found > 0]
-    else:
-        terms = np.flatnonzero(weights)
-        found = weights[terms]
+def of_own_terms(weights: np.ndarray, tokens: Tokens, own_weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """(terms ascending, weights above 0) of the terms that a text has itself; weights float32 [terms]."""
+    terms = np.unique(tokens.ids)
+    found = weights[terms] if own_weights is None else weights[terms] * own_weights[terms]
+    return terms[found > 0], found[found > 0]
+
+
+def entries(pooled: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(terms ascending, weights) of each text that are not 0. From a GPU these alone are copied, a hundredth of the table."""
+    if pooled.device.type == "cpu":
+        table = pooled.numpy()
+        return [(terms := np.flatnonzero(weights), weights[terms]) for weights in table]
+    return nonzero_entries(pooled)
+
+
+def nonzero_entries(pooled: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The same, found where the table is."""
+    places = pooled.nonzero()
+    found = pooled[places[:, 0], places[:, 1]].cpu().numpy()
+    ends = torch.searchsorted(places[:, 0].contiguous(), torch.arange(1, len(pooled), device=places.device)).tolist()
+    return list(zip(np.split(places[:, 1].cpu().numpy(), ends), np.split(found, ends), strict=True))
+
+
+def as_row(terms: np.ndarray, found: np.ndarray, options: NeuralOptions) -> SparseRows:
+    """The entries of one text that are kept, of these terms and their weights."""
     if options.prune_ratio and len(found):
         kept = found > options.prune_ratio * found.max()
         terms, found = terms[kept], found[kept]

@@ -6,9 +6,11 @@ each counts its own positions, and attention sees one text at a time. Loading co
 
 from __future__ import annotations
 
+import inspect
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate, groupby, pairwise
 from typing import Any, Literal, get_args
 
@@ -23,6 +25,8 @@ from kernels.cpu.pooled_head import Head
 
 RAGGED = "ragged"
 FLASH_DTYPES = (torch.float16, torch.bfloat16)
+FLASH_SIZE, FLASH_STEP = 256, 8  # numbers of a head: at most, and a multiple of
+FLASH_CAPABILITY = 8, 0  # of a GPU, at least: Ampere
 # what architectures of the library call a linear layer and the activation that follows it
 WITH_GELU = (("dense", "intermediate_act_fn"), ("dense", "transform_act_fn"), ("lin1", "activation"))
 # large batches are filled up to whole steps of tokens by a text that nobody reads: for a number of tokens that it has seen, oneDNN has
@@ -49,8 +53,8 @@ def ragged_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention within each text: query [1, heads, tokens, size] -> [1, tokens, heads, size]."""
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal) and not packed.bidirectional
-    if query.is_cuda and query.dtype in FLASH_DTYPES:
-        return flash_attention(query, key, value, scaling, causal, sliding_window), None
+    if query.is_cuda and flash_takes(query) and (varlen_attn := find_varlen()) is not None:
+        return flash_attention(varlen_attn, query, key, value, scaling, causal, sliding_window), None
     parts, num_tokens = [], 0
     for length, texts in groupby(b - a for a, b in pairwise(packed.starts)):  # texts of one length in one call
         count = sum(1 for _ in texts)
@@ -73,7 +77,35 @@ def ragged_attention(
     return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
 
 
+def flash_takes(query: torch.Tensor) -> bool:
+    """Whether FlashAttention computes such heads on their GPU."""
+    size = query.shape[-1]
+    return (
+        query.dtype in FLASH_DTYPES
+        and size <= FLASH_SIZE
+        and size % FLASH_STEP == 0
+        and torch.cuda.get_device_capability(query.device) >= FLASH_CAPABILITY
+    )
+
+
+@lru_cache(maxsize=1)
+def find_varlen() -> Callable[..., torch.Tensor] | None:
+    """PyTorch's attention of texts end to end; None where this PyTorch has none that takes a scale and a window (2.11 is the first)."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    found: Callable[..., torch.Tensor] = varlen_attn
+    return found if {"scale", "window_size"} <= keywords_of(found) else None
+
+
+@lru_cache(maxsize=8)
+def keywords_of(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
 def flash_attention(
+    varlen_attn: Callable[..., torch.Tensor],
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -82,13 +114,16 @@ def flash_attention(
     sliding_window: int | None,
 ) -> torch.Tensor:
     """The same on a GPU, in one call for all texts: [1, tokens, heads, size]."""
-    from torch.nn.attention.varlen import varlen_attn  # of PyTorch 2.13; processors do without
-
     left = -1 if sliding_window is None else sliding_window - 1
     starts = torch.tensor(packed.starts, dtype=torch.int32, device=query.device)
     longest = max(b - a for a, b in pairwise(packed.starts))
     q, k, v = (side[0].transpose(0, 1).contiguous() for side in (query, key, value))
-    found = varlen_attn(
+    # of PyTorch 2.13. Those before take fewer heads of keys unasked, and never split
+    options = {
+        "enable_gqa": q.shape[1] != k.shape[1],
+        "num_splits": 1,  # else what a text is encoded with may change the order of sums
+    }
+    found: torch.Tensor = varlen_attn(
         q,
         k,
         v,
@@ -98,10 +133,8 @@ def flash_attention(
         longest,
         scale=scaling,
         window_size=(left, 0 if causal else left),
-        enable_gqa=q.shape[1] != k.shape[1],
-        num_splits=1,  # else what a text is encoded with may change the order of sums
+        **{name: one for name, one in options.items() if name in keywords_of(varlen_attn)},
     )
-    assert isinstance(found, torch.Tensor)
     return found[None]
 
 

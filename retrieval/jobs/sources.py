@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from index.errors import CorpusError
+from index.manifest import is_index
 from retrieval.corpus import (
-    JSON_LINES,
+    JSONL_FILES,
     LINES_BETWEEN_TOLD,
     STRICT,
     TEXT_FILES,
@@ -26,9 +27,9 @@ from retrieval.corpus import (
     Reading,
     corpus_of,
     decoded,
-    ending_of,
     first_present,
     json_of,
+    kind_of,
     placed,
     read_folder,
     read_path,
@@ -103,7 +104,7 @@ def of_path(path: Path) -> Iterator[Source]:
         yield from of_folder(path)
     elif not os.access(path, os.R_OK):
         raise CorpusError(f"{path} cannot be read; change its permissions.")
-    elif ending_of(path) in (*JSON_LINES, ".tsv") or path.suffix in TABLES:
+    elif kind_of(path) in (*JSONL_FILES, ".tsv") or path.suffix in TABLES:
         yield Source(str(path), path.stat().st_size if path.is_file() else None)
     else:
         raise CorpusError(f"{path} is of no known kind; {KINDS}.")
@@ -126,7 +127,9 @@ def of_folder(folder: Path) -> Iterator[Source]:
         yield Source(str(folder), sum(text.stat().st_size for text in texts))
         return
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    known = [path for path in files if ending_of(path) in (*JSON_LINES, ".tsv") or path.suffix in TABLES]
+    if is_index(folder):  # whose manifest ends like JSON lines
+        files = []
+    known = [path for path in files if kind_of(path) in (*JSONL_FILES, ".tsv") or path.suffix in TABLES]
     if not known:
         raise CorpusError(f"{folder} holds neither corpus.jsonl nor text files ({', '.join(TEXT_FILES)}); {KINDS}.")
     for path in known:

@@ -254,13 +254,30 @@ def test_neither_other_prompts_in_the_batch_nor_another_run_change_a_bit(device)
 
 
 def test_the_backends_agree(device):
+    """Their gradients too; "cpu" is what heads are computed with that this kernel does not take."""
     segments = prompts((9, [30, 1, 28], 7))
-    sides = [side.detach() for side in random_sides(segments, 3, 1, 64, device=device)]
+    sides = random_sides(segments, 3, 1, 64, device=device)
     layout = segments.layout(device)
-    found = {name: any_backend(*sides, layout, backend=name) for name in ("triton", "cpu", "reference")}
+    found = {
+        name: results(lambda *given, by=name: any_backend(*given, layout, backend=by), sides)
+        for name in ("triton", "cpu", "reference")
+    }
     for name in ("cpu", "reference"):
         for actual, expected in zip(found["triton"], found[name], strict=True):
-            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(("group", "size"), [(2, 32), (1, 80), (1, 256), (32, 64)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_other_heads_are_computed_without_this_kernel(group, size, dtype, device):
+    segments = prompts((5, [7, 20], 3))
+    sides = random_sides(segments, group, 1, size, dtype, device)
+    assert not module.takes_heads(*sides[:2])
+    layout = segments.layout(device)
+    actual = results(lambda *given: any_backend(*given, layout), sides)
+    exact = [side.detach().double().requires_grad_() for side in sides]
+    expected = results(lambda *given: dense_attention(*given, segments.mask(), size**-0.5), exact)
+    assert max(largest_errors(actual, expected)) <= 2 * TOLERANCE[dtype]
 
 
 def test_nothing_of_tokens_by_tokens_is_made(device):

@@ -221,7 +221,8 @@ def test_strided_arguments_have_the_gradients_of_contiguous_ones(device):
     for each in (arguments, copies):
         inputs = [each[i].requires_grad_() for i in (0, 2, 3)]
         gradients.append(torch.autograd.grad(pooled_head_max(*each).square().sum(), inputs))
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    for strided, contiguous in zip(*gradients, strict=True):  # other blocks add up in another order
+        close(strided, contiguous, *ROUNDED[torch.float32])
 
 
 @pytest.mark.parametrize("wanted", [0, 2, 3])

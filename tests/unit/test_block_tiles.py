@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.gpu import block_tiles
-from kernels.gpu.block_tiles import Cut, Latest, checked, key_tiles, query_tiles
+from kernels.gpu.block_tiles import KEPT, Cut, Latest, checked, key_tiles, query_tiles
 
 CPU = torch.device("cpu")
 SMALL_CUT = Cut(3, 7, wanted=2)
@@ -148,13 +148,18 @@ def test_the_tables_of_a_layout_are_made_once():
     made = []
     latest = Latest(lambda *arguments: made.append(arguments) or len(made))
     first, second = prompts((2, [3], 1)).layout(), prompts((2, [3], 1)).layout()
-    assert [latest(first, 6), latest(first, 6), latest(second, 6), latest(second, 7), latest(first, 6)] == [
-        1,
-        1,
-        2,
-        3,
-        4,
-    ]
+    found = [latest(first, 6), latest(first, 6), latest(second, 6), latest(second, 7), latest(first, 6)]
+    assert found == [1, 1, 2, 3, 1]
+
+
+def test_as_many_tables_are_kept_as_a_long_prompt_has_parts():
+    made = []
+    latest = Latest(lambda *arguments: made.append(arguments) or len(made))
+    layouts = [prompts((2, [3], 1)).layout() for _ in range(KEPT + 1)]
+    for layout in layouts:
+        latest(layout, 6)
+    assert [latest(layout, 6) for layout in layouts[1:]] == list(range(2, KEPT + 2))
+    assert latest(layouts[0], 6) == KEPT + 2
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_eval_finds_a_bad_request_before_the_long_work(beir_folder, capsys):
         ([*data, "--system", "bm25", "--measure", "nDCG@0"], "'nDCG@0' is not a measure"),
         ([*data, "--system", "bm25", "--measure", "P"], "'P' is not a measure"),
         ([*data, "--system", "bm25", "--depth", "0"], "depth is 0; it must be"),
-        (["--reproduce", "--system", "bm25"], "--reproduce takes systems, splits and measures from what is expected"),
+        (["--reproduce", "--system", "bm25"], "--reproduce takes systems and settings from what is expected"),
         (["--reproduce", *data], "nothing is expected of the data sets that were given"),
     ]:
         assert message in failure(capsys, arguments, eval_main)

@@ -8,26 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.cells import Cell, Efficiency, Result
 from eval.comparison import compare_runs, compare_with_parts
 from eval.measures import measure_queries, measure_run
 from eval.significance import CORRECTIONS, bootstrap_interval, randomisation_test
-from retrieval.written_system import WrittenSystem
-
-
-def result(system, run):
-    return Result(Cell(WrittenSystem.of(system)), run, Efficiency(), {}, (), {})
 
 
 def test_comparisons_are_of_the_same_queries_missing_ones_counting_0():
     qrels = {"1": {"a": 1}, "2": {"a": 1}, "3": {"a": 1}}
-    arm = result("arm", {"1": {"a": 1.0}})
-    fused = result("arm+other", {"1": {"b": 2.0, "a": 1.0}, "2": {"a": 1.0}})
-    (comparison,) = compare_with_parts(qrels, [arm, fused], "RR@10")
+    arm = {"1": {"a": 1.0}}
+    runs = {"arm": arm, "arm+other": {"1": {"b": 2.0, "a": 1.0}, "2": {"a": 1.0}}}
+    values = {name: measure_queries(qrels, run, ["RR@10"])["RR@10"] for name, run in runs.items()}
+    (comparison,) = compare_with_parts(values, {"arm": (), "arm+other": ("arm", "other")})
     assert comparison.gain.mean == pytest.approx((-0.5 + 1 + 0) / 3)
     assert comparison.queries == (1, 1, 1)
-    assert measure_queries(qrels, arm.run, ["RR@10"]) == {"RR@10": {"1": 1.0, "2": 0.0, "3": 0.0}}
-    assert measure_run(qrels, arm.run, ["RR@10"]) == {"RR@10": pytest.approx(1 / 3)}
+    assert measure_queries(qrels, arm, ["RR@10"]) == {"RR@10": {"1": 1.0, "2": 0.0, "3": 0.0}}
+    assert measure_run(qrels, arm, ["RR@10"]) == {"RR@10": pytest.approx(1 / 3)}
 
 
 def exact(differences):

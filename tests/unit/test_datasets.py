@@ -5,6 +5,7 @@ import pytest
 from conftest import ROOT
 
 from eval.datasets import (
+    CorpusCheck,
     catalogue,
     judged_missing,
     load_dataset,
@@ -156,7 +157,7 @@ def test_judged_documents_that_the_corpus_lacks_are_told_with_what_they_cost(tmp
     of_second = judged_missing(dataset.of_queries(["2"]), ["a", "z"])
     assert "test.tsv:5 judges the document 'y'" in of_second.problems[0]
     assert judged_missing(dataset, iter(["a", "y"])).missing == ("z",)
-    assert judged_missing(dataset, ["z", "y", "a"]) == (None, (), ())
+    assert judged_missing(dataset, ["z", "y", "a"]) == CorpusCheck(None, (), ())
 
 
 def test_a_corpus_is_checked_through_gzip_too(folder):
@@ -309,5 +310,5 @@ def test_parts_that_cqadupstack_lacks_are_told(tmp_path):
 def test_a_folder_that_is_nothing_of_the_sort_is_told(tmp_path):
     with pytest.raises(WinnowError, match="is not a BEIR folder and holds none"):
         parts_of(tmp_path)
-    with pytest.raises(WinnowError, match="is not a BEIR folder"):
+    with pytest.raises(WinnowError, match="nowhere is no folder"):
         parts_of(tmp_path / "nowhere")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval import provenance
 from eval.beir import main as eval_main
 from eval.cells import Cell
-from eval.datasets import load_dataset
+from eval.datasets import load_dataset, spec_named
 from eval.experiment import Models, Settings, slug
 from eval.kept import KeptResults
 from eval.measures import measure_run
 from eval.measuring import Work, cells_of, measure_all
 from eval.memory import peak_bytes, reset_peak
-from eval.systems import build, cross_validated, together
+from eval.systems import build, cross_validated, together, tuned_on
 from index.errors import WinnowError
+from index.locks import WriterLock
 from retrieval import Fusion, Retriever
 from retrieval.written_system import WrittenSystem
 
@@ -88,7 +91,7 @@ def test_cross_validation_tunes_no_query_on_itself(folder, tmp_path, monkeypatch
     models, arms = Models(), [WrittenSystem.of(name) for name in ("bm25", "vectors")]
     for arm in arms:
         models.load(arm)
-    built = together([build(models.encoders[str(arm)], dataset, None, False) for arm in arms])
+    built = together([build(models.encoders[str(arm)], folder, None, False) for arm in arms])
     seen = []
 
     def tuned(retriever, judged, depth, measure, progress):
@@ -134,6 +137,8 @@ def test_a_cell_is_measured_again_when_what_it_depends_on_has_changed(folder, tm
         monkeypatch.setattr("eval.kept.code_fingerprint", lambda: "other")
     elif change == "run lost":
         run.unlink()
+    elif change == "run changed":  # as by another run that was killed before it described its own
+        run.write_text(run.read_text().replace("d1 ", "d2 "))
     elif change == "not a cell":
         kept.write_text("[]")
     else:
@@ -176,20 +181,51 @@ def test_a_run_that_is_killed_goes_on_with_the_arms_and_cells_that_it_has(folder
     whole = evaluated(folder, tmp_path, *systems)
     assert [one["measures"] for one in resumed["cells"]] == [one["measures"] for one in whole["cells"]]
     assert resumed["comparisons"] == whole["comparisons"]
-    assert built[:2] == [slug("vectors"), slug("bm25")]  # `vectors` was next; bm25 is opened again for the fusion
+    assert [name.partition("-")[0] for name in built[:2]] == [
+        "vectors",
+        "bm25",
+    ]  # `vectors` was next; bm25 is opened again for the fusion
 
 
 def test_an_arm_that_was_built_before_is_opened_and_half_of_one_is_built_anew(folder, tmp_path):
-    dataset, models = load_dataset(folder), Models()
+    models = Models()
     models.load(WrittenSystem.of("bm25"))
     encoder, place = models.encoders["bm25"], tmp_path / "indexes" / "bm25"
     half = Retriever(encoder)
     half.save_pretrained(place, progress=False)
-    first = build(encoder, dataset, place, False)
+    first = build(encoder, folder, place, False)
     assert len(first.retriever) == 100
-    second = build(encoder, dataset, place, False)
+    second = build(encoder, folder, place, False)
     assert second.costs == first.costs
     assert second.retriever.search("word3") == first.retriever.search("word3")
+
+
+def test_splits_of_one_corpus_share_its_arms(folder, tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr("eval.experiment.build", lambda *given: built.append(1) or build(*given))
+    report = evaluated(folder, tmp_path, "--system", "bm25", "--split", "train", "--split", "test")
+    assert [one["split"] for one in report["cells"]] == ["train", "test"]
+    assert built == [1]
+
+
+def test_a_tuned_cell_depends_on_the_judgments_that_tune_it(folder, tmp_path, monkeypatch):
+    more = ["--system", "bm25+vectors", "--tune", "train", "--out", str(tmp_path / "results")]
+    evaluated(folder, tmp_path, *more)
+    with (folder / "qrels" / "train.tsv").open("a") as file:
+        file.write("q0\td5\t1\n")
+    tuned = []
+    monkeypatch.setattr("eval.experiment.tuned_on", lambda *given: tuned.append(1) or tuned_on(*given))
+    evaluated(folder, tmp_path, *more)
+    assert tuned == [1]
+
+
+def test_one_process_at_a_time_writes_to_a_folder_of_results(folder, tmp_path, capsys):
+    out = tmp_path / "results"
+    lock = WriterLock(out)
+    assert eval_main(["--data", str(folder), "--system", "bm25", "--no-progress", "--out", str(out)]) == 1
+    assert f"is already writing to {out}" in capsys.readouterr().err
+    lock.release()
+    evaluated(folder, tmp_path, "--system", "bm25", "--out", str(out))
 
 
 def test_several_data_sets_have_a_table_each_and_one_of_their_means(folder, tmp_path, capsys):
@@ -264,6 +300,108 @@ def test_measures_of_a_cell_are_those_of_its_run(folder, tmp_path):
     assert measure_run(dataset.qrels, found.run, ["nDCG@10", "MAP"]) == {
         name: report["cells"][0]["measures"][name] for name in ("nDCG@10", "MAP")
     }
+
+
+def test_the_code_is_all_files_that_a_number_depends_on(tmp_path, monkeypatch):
+    for name in (
+        "kernels/a.py",
+        "retrieval/models/m/model.safetensors",
+        "eval/reproduction/expected.json",
+        "eval/b.toml",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    prints = [provenance.code_fingerprint.__wrapped__()]
+    for name in ("kernels/a.py", "retrieval/models/m/model.safetensors", "eval/b.toml"):
+        (tmp_path / name).write_text("2")
+        prints.append(provenance.code_fingerprint.__wrapped__())
+    assert len(set(prints)) == 4
+    (tmp_path / "eval/reproduction/expected.json").write_text("2")
+    assert provenance.code_fingerprint.__wrapped__() == prints[-1]
+
+
+def test_a_local_model_is_known_by_its_files_also_as_the_reranker_of_a_saved_folder(folder, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_text("1")
+    Retriever.from_pretrained(f"bm25,rerank=icr:{model}").index(folder, progress=False).save_pretrained(tmp_path / "s")
+    systems = [WrittenSystem.of(f"bm25,rerank=icr:{model}"), WrittenSystem.of(str(tmp_path / "s"))]
+    before = [provenance.models_fingerprint(system) for system in systems]
+    assert before == [provenance.models_fingerprint(system) for system in systems]
+    (model / "weights").write_text("22")
+    assert not set(before) & {provenance.models_fingerprint(system) for system in systems}
+
+
+def test_the_command_of_a_cell_measures_it_again(folder, tmp_path, monkeypatch):
+    halves(tmp_path / "whole" / "part one", seed=3)
+    monkeypatch.chdir(tmp_path)
+    more = ["--self-retrieval", "remove", "--tune", "train", "--measure", "R@5", "--system", "bm25+vectors"]
+    for data in ("halves", "whole"):
+        report = evaluated(Path(data), tmp_path, *more)
+        for cell in report["cells"]:
+            command = shlex.split(cell["command"])
+            assert command[:3] == ["python", "-m", "eval.beir"]
+            again = tmp_path / "again.json"
+            assert eval_main([*command[3:], "--measure", "R@5", "--no-progress", "--json", str(again)]) == 0
+            (same,) = [one for one in json.loads(again.read_text())["cells"] if one["system"] == cell["system"]]
+            assert same["measures"]["R@5"] == cell["measures"]["R@5"]
+            assert same["command"] == cell["command"]
+
+
+def test_two_data_sets_of_one_name_are_told_apart_by_nobody(folder, tmp_path, capsys):
+    other = halves(tmp_path / "elsewhere" / "halves")
+    arguments = ["--data", str(folder), "--data", str(other), "--system", "bm25", "--no-progress"]
+    assert eval_main(arguments) == 1
+    assert "are both called halves; rename one of the folders" in capsys.readouterr().err
+    report = evaluated(folder, tmp_path, "--data", str(folder), "--system", "bm25")
+    assert len(report["cells"]) == 1
+
+
+def test_an_id_that_no_run_can_hold_is_told_before_anything_is_measured(folder, tmp_path, monkeypatch, capsys):
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.write('{"_id": "d 100", "text": "blank"}\n')
+    assert len(evaluated(folder, tmp_path, "--system", "bm25")["cells"]) == 1
+    monkeypatch.setattr("eval.experiment.build", lambda *_: pytest.fail("built"))
+    arguments = ["--data", str(folder), "--system", "bm25", "--no-progress", "--out", str(tmp_path / "results")]
+    assert eval_main(arguments) == 1
+    assert "corpus.jsonl:101 has an id with white space" in capsys.readouterr().err
+
+
+def test_a_saved_index_of_other_documents_is_told(folder, tmp_path, capsys):
+    others = [{"_id": f"other{i}", "text": f"word{i % 10}"} for i in range(100)]
+    Retriever.from_pretrained("bm25").index(others, progress=False).save_pretrained(tmp_path / "saved")
+    evaluated(folder, tmp_path, "--system", str(tmp_path / "saved"))
+    assert "the saved index lacks 10 judged documents that the corpus has." in capsys.readouterr().out
+
+
+def test_a_measure_of_some_queries_alone_says_of_which(folder, tmp_path, capsys):
+    with (folder / "qrels" / "test.tsv").open("a") as file:
+        file.write("q0\td5\t1\n")
+    evaluated(folder, tmp_path, "--system", "bm25", "--measure", "AllGold@10")
+    assert (
+        "AllGold@10 is over the 20 of 20 queries with a relevant document; with two or more: 1."
+        in capsys.readouterr().out
+    )
+
+
+def test_a_group_leaves_out_what_needs_a_licence_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("eval.datasets.specs.GROUPS", ("all",))
+    monkeypatch.setattr("eval.datasets.named", lambda written: [spec_named("bioasq")])
+    for written, told in (("all", "there is no data set"), ("bioasq", "bioasq cannot be downloaded")):
+        assert eval_main(["--datasets", written, "--system", "bm25"]) == 1
+        err = capsys.readouterr().err
+        assert told in err
+        assert ("bioasq is left out: it needs a licence" in err) == (written == "all")
+
+
+@pytest.mark.parametrize("more", [["--depth", "5"], ["--self-retrieval", "keep"], ["--measure", "MAP"]])
+def test_what_is_expected_is_measured_in_one_way(folder, tmp_path, capsys, more):
+    assert eval_main(["--data", str(folder), "--system", "bm25", "--accept", *more]) == 1
+    assert "--accept keeps values of the usual measures" in capsys.readouterr().err
+    assert eval_main(["--reproduce", "--data", str(folder), *more]) == 1
+    assert "--reproduce takes systems and settings from what is expected" in capsys.readouterr().err
 
 
 def test_names_of_cells_are_read_back():

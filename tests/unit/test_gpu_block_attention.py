@@ -16,11 +16,13 @@ from kernels.block_layout import PromptBlocks
 
 triton = pytest.importorskip("triton", reason="NOT RUN: the GPU kernels need Triton, which is not installed here")
 
-from ahead_of_time import NO_SPILLS, SHARED_MEMORY, compiled, recorded  # noqa: E402
+from ahead_of_time import SHARED_MEMORY, compiled, recorded, spilled_bytes  # noqa: E402
 
 from kernels.gpu import block_attention, block_gradients  # noqa: E402
 
 MODULES = block_attention, block_gradients
+# of 16-bit heads of 128 numbers: on an H100 these blocks took half the time of those before, which spilled nothing (docs/results.md)
+SPILLED = {"_key_gradients_kernel": 96}
 MATRIX_KERNELS = {"_forward_kernel", "_query_gradient_kernel", "_key_gradients_kernel"}
 
 
@@ -43,7 +45,9 @@ COMPILED = [
 
 
 @pytest.mark.parametrize(("dtype", "size", "group"), COMPILED)
-def test_compiled_for_sm_90_nothing_spills_and_shared_memory_suffices(dtype, size, group, monkeypatch, tmp_path):
+def test_compiled_for_sm_90_next_to_nothing_spills_and_shared_memory_suffices(
+    dtype, size, group, monkeypatch, tmp_path
+):
     if triton.knobs.runtime.interpret:
         pytest.skip("NOT RUN: TRITON_INTERPRET is set, so there is nothing to compile")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -60,7 +64,9 @@ def test_compiled_for_sm_90_nothing_spills_and_shared_memory_suffices(dtype, siz
     assert names.count("_merge_kernel") == 4  # out, dq, dk, dv
     for kernel, arguments, options in launches:
         result, report = compiled(kernel, arguments, options)
-        assert NO_SPILLS in report, (kernel.fn.__name__, report)
+        is_measured = dtype != torch.float32 and size > 64
+        most = SPILLED.get(kernel.fn.__name__, 0) if is_measured else 0
+        assert spilled_bytes(report) <= most, (kernel.fn.__name__, report)
         assert result.metadata.shared <= SHARED_MEMORY
         if kernel.fn.__name__ in MATRIX_KERNELS:
             assert "cp.async.bulk.tensor" in result.asm["ptx"]  # tiles come by TMA

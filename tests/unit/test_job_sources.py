@@ -178,6 +178,7 @@ def test_a_file_that_is_cut_off_or_something_else_is_told(tmp_path, kind):
         (["c.jsonl", "c.jsonl"], "c.jsonl is given twice"),
         (["*.jsonl", "c.jsonl"], "c.jsonl is given twice"),
         (["-", "-"], "the source - is given twice"),
+        (["index"], "index holds neither corpus.jsonl nor text files"),
         (["empty"], "empty holds neither corpus.jsonl nor text files"),
         (["splits"], r"has the splits \['train', 'test'\]; give one of them, as in .*splits/train"),
         (["chosen"], "holds a selection of rows over its files; save it with flatten_indices"),
@@ -197,6 +198,8 @@ def test_a_source_that_cannot_be_one_says_why(tmp_path, given, message):
     }
     for name in ("empty", "splits", *states):
         (tmp_path / name).mkdir()
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "winnow.json").write_text("{}")
     (tmp_path / "splits" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     for name, state in states.items():
         (tmp_path / name / "state.json").write_text(state)

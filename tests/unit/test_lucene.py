@@ -33,7 +33,7 @@ queries = [json.loads(line) for line in open(folder / "queries.jsonl")]
 with open(folder / "run.jsonl", "w") as run:
     for query, _ in queries:
         run.write(json.dumps([query, [["d2", 0.1 + 0.2], ["d1", 0.25]]]) + "\\n")
-        print(query, flush=True)
+        print(flush=True)
 files = sorted(file.name for file in (folder / "documents").iterdir())
 (folder / "measured.json").write_text(json.dumps({"build_seconds": 1.5, "latency_ms": [1.0, 2.0, 6.0], "documents": len(files),
     "postings": 7, "index_bytes": 11, "peak_bytes": 13}))
@@ -102,7 +102,9 @@ def test_texts_are_handed_over_with_the_title_in_the_same_field(dataset, child, 
     ]
     assert records(tmp_path / "work" / "queries.jsonl") == [list(query) for query in QUERIES.items()]
     request = json.loads((tmp_path / "work" / "request.json").read_text())
-    assert (request["kind"], request["depth"], request["k1"], request["b"]) == ("bm25", 7, 0.9, 0.4)
+    assert request == {
+        "kind": "bm25", "depth": 7, "k1": 0.9, "b": 0.4, "latency_k": 10, "warm_up": 2_000, "passes": 1
+    }  # fmt: skip
 
 
 def test_the_answers_of_the_process_are_taken_over_at_full_precision(dataset, child, tmp_path):
@@ -240,7 +242,7 @@ def test_our_scores_of_whole_vectors_are_lucenes(anchors, tmp_path):
     indptr = np.concatenate([[0], np.cumsum([len(vector) for vector in vectors.values()])])
     terms, weights = (np.array([pair[i] for v in vectors.values() for pair in sorted(v.items())]) for i in (0, 1))
     whole = WholeVectors(list(vectors), SparseRows(indptr, terms, weights.astype(np.float32)), queries)
-    outcome = measure_impacts("lucene:made-up", whole, len(vectors), tmp_path / "work", False)
+    outcome = measure_impacts("lucene:made-up", whole, len(vectors), tmp_path / "work", False, passes=2)
     expected = {
         query: {
             doc_id: float(sum(weight * vector[term] for term, weight in asked.items() if term in vector))

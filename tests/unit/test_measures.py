@@ -167,3 +167,10 @@ def test_an_unknown_measure_is_named(name):
     with pytest.raises(WinnowError, match="is not a measure that can be computed here") as error:
         measure_run(QRELS, RUN, [name])
     assert str(error.value).startswith(repr(name))
+
+
+def test_measures_of_ir_measures_that_want_numbers_as_ids_are_taken():
+    qrels, run = {"1": {"2": 1, "3": 0}}, {"1": {"2": 1.0, "3": 0.5}}
+    assert 0 < measure_run(qrels, run, ["ERR@20"])["ERR@20"] <= 1
+    with pytest.raises(WinnowError, match="cannot compute ERR@20 of this run"):
+        measure_run({"q": {"d": 1}}, {"q": {"d": 1.0}}, ["ERR@20"])

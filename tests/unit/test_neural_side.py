@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from index.errors import ModelError, WinnowError
 from index.vectors import concatenate
 from retrieval.encoders.mini import mini
+from retrieval.encoders.neural_model import entries, nonzero_entries
 from retrieval.encoders.text_stream import MemoryWarning, TruncationWarning
 
 WORDS = "moon water bread salt light red planet the of unbelievably".split()
@@ -150,6 +151,18 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
     failing_above(side, 10, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="shapes"):
         list(side.encode(["red planet " * 20]))
+
+
+@pytest.mark.parametrize("num_texts", [1, 2, 5])
+def test_a_gpu_finds_the_entries_that_a_processor_finds(num_texts):
+    rng = np.random.default_rng(num_texts)
+    table = rng.random((num_texts, 40), np.float32) * (rng.random((num_texts, 40)) < 0.2)
+    table[num_texts // 2] = 0  # a text without terms, between others where there are enough
+    table[-1, -1] = np.nan  # is kept, to be refused
+    pooled = torch.from_numpy(table)
+    for (terms, weights), (others, other_weights) in zip(entries(pooled), nonzero_entries(pooled), strict=True):
+        np.testing.assert_array_equal(terms, others)
+        np.testing.assert_array_equal(weights, other_weights)
 
 
 def test_on_a_gpu_the_projection_goes_to_its_own_kernel(side, monkeypatch):

@@ -1,5 +1,6 @@
 """Attention over texts packed end to end, against attention over each text alone."""
 
+import sys
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -60,32 +61,78 @@ def test_a_decoder_may_be_made_to_look_ahead():
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def varlen_attention(q, k, v, starts_q, starts_k, longest_q, longest_k, *, scale, window_size, enable_gqa, num_splits):
-    """What torch.nn.attention.varlen documents of its arguments: [tokens, heads, size], windows (left, right), -1 for all."""
+def of_pytorch_2_13(q, k, v, starts_q, starts_k, longest_q, longest_k, *, scale, window_size, enable_gqa, num_splits):
+    """What torch.nn.attention.varlen documents of its arguments."""
+    assert enable_gqa == (q.shape[1] != k.shape[1])
+    assert num_splits == 1
+    return of_pytorch_2_11(q, k, v, starts_q, starts_k, longest_q, longest_k, scale=scale, window_size=window_size)
+
+
+def of_pytorch_2_11(q, k, v, starts_q, starts_k, longest_q, longest_k, *, scale, window_size):
+    """[tokens, heads, size], windows (left, right), -1 for all; FlashAttention takes fewer heads of keys unasked."""
     assert starts_q.dtype == starts_k.dtype == torch.int32
     assert longest_q == longest_k == 25
-    assert num_splits == 1
     left, right = window_size
     out = torch.empty_like(q)
     for a, b in pairwise(starts_q.tolist()):
         behind = torch.arange(b - a)[:, None] - torch.arange(b - a)
         sees = ((behind <= left) | (left < 0)) & ((-behind <= right) | (right < 0))
         one = (side[a:b].transpose(0, 1)[None] for side in (q, k, v))
-        found = scaled_dot_product_attention(*one, attn_mask=sees, scale=scale, enable_gqa=enable_gqa)
+        found = scaled_dot_product_attention(*one, attn_mask=sees, scale=scale, enable_gqa=True)
         out[a:b] = found[0].transpose(0, 1)
     return out
 
 
+@pytest.mark.parametrize("varlen_attn", [of_pytorch_2_11, of_pytorch_2_13])
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_gpu_is_asked_for_the_same(kind, kv_heads, monkeypatch):
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attention)
+def test_a_gpu_is_asked_for_the_same(kind, kv_heads, varlen_attn):
     arguments, sees = KINDS[kind]
     packed.starts = STARTS
     query, key, value = tensors(kv_heads)
-    found = flash_attention(query, key, value, 8**-0.5, arguments["is_causal"], arguments.get("sliding_window"))
+    window = arguments.get("sliding_window")
+    found = flash_attention(varlen_attn, query, key, value, 8**-0.5, arguments["is_causal"], window)
     expected = one_text_at_a_time(query, key, value, sees)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def varlen_anew():
+    """What was found of an attention is forgotten, before and after."""
+    ragged_model.find_varlen.cache_clear()
+    yield
+    ragged_model.find_varlen.cache_clear()
+
+
+def of_pytorch_2_10(q, k, v, starts_q, starts_k, longest_q, longest_k, is_causal=False, return_aux=None):
+    """Knows neither a scale nor a window."""
+
+
+@pytest.mark.parametrize(("varlen_attn", "is_found"), [(of_pytorch_2_10, False), (of_pytorch_2_11, True)])
+def test_an_attention_without_scale_and_window_is_not_asked(varlen_attn, is_found, varlen_anew, monkeypatch):
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    assert (ragged_model.find_varlen() is varlen_attn) == is_found
+
+
+def test_pytorch_without_such_an_attention_does_without(varlen_anew, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    assert ragged_model.find_varlen() is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "capability", "takes"),
+    [
+        (torch.bfloat16, 64, (8, 0), True),
+        (torch.float16, 256, (9, 0), True),
+        (torch.float32, 64, (9, 0), False),
+        (torch.bfloat16, 60, (9, 0), False),
+        (torch.bfloat16, 264, (9, 0), False),
+        (torch.float16, 64, (7, 5), False),
+    ],
+)
+def test_flash_attention_is_asked_for_what_it_takes(dtype, size, capability, takes, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert ragged_model.flash_takes(torch.empty(1, 2, 3, size, dtype=dtype)) == takes
 
 
 def tiny_bert():

@@ -91,6 +91,7 @@ def test_the_direction_test_sees_a_wrong_import():
         ["-m", "winnow", "train", "blockrank", "--help"],
         ["-m", "winnow", "pairs", "--help"],
         ["-m", "winnow", "mine", "--help"],
+        ["-m", "winnow", "export", "--help"],
         ["-m", "winnow", "demo", "--help"],
         ["-m", "eval.beir", "--help"],
     ],

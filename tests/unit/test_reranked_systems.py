@@ -157,12 +157,37 @@ def test_a_saved_retriever_is_measured_as_it_is_with_the_reranker_that_it_has(fo
     retriever = Retriever.from_pretrained("bm25,rerank=icr:m,depth=6").index(folder, progress=False)
     retriever.delete(["d0"])
     retriever.commit().save_pretrained(tmp_path / "saved")
-    report = evaluated(folder, tmp_path, str(tmp_path / "saved"), "bm25", "bm25,rerank=icr:m,depth=6")
-    saved, _, built = report["cells"]
+    without = f"{tmp_path / 'saved'},rerank=none"
+    report = evaluated(folder, tmp_path, str(tmp_path / "saved"), without, "bm25", "bm25,rerank=icr:m,depth=6")
+    saved, first, bm25, built = report["cells"]
+    assert first["measures"]["MRR@10"] == bm25["measures"]["MRR@10"]
     assert saved["measures"] == built["measures"]  # d0 is the least of its ten
     assert saved["problems"] == ["the saved index holds 59 documents, the corpus 60."]
     assert saved["efficiency"]["build_seconds"] is None
     assert {len(docs) for docs in run_of(tmp_path, str(tmp_path / "saved")).values()} == {6}
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("bm25,depth=5", "has depth=5 but no reranker"),
+        ("bm25,rerank=minilm", "the reranker is 'minilm'; write its kind"),
+        ("bm25+vectors,fusion=sum", "fusion is 'sum'; it must be one of"),
+        (",rerank=icr:m", "one of them without a name"),
+    ],
+)
+def test_a_system_that_means_nothing_is_one_sentence(folder, capsys, written, told):
+    assert eval_main(["--data", str(folder), "--system", written]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("eval.beir: ")
+    assert told in line
+
+
+def test_a_file_of_systems_stands_for_all_of_them_or_one(folder, tmp_path, loaded):
+    path = tmp_path / "systems.toml"
+    path.write_text('[first]\narms = ["bm25"]\n[second]\narms = ["bm25"]\nrerank = "icr:m"\ndepth = 4\n')
+    for asked, names in ((str(path), ["bm25", "bm25,rerank=icr:m,depth=4"]), (f"{path}:first", ["bm25"])):
+        assert [one["system"] for one in evaluated(folder, tmp_path, asked)["cells"]] == names
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Our systems in other harnesses: beir's EvaluateRetrieval, and mteb."""
