@@ -151,7 +151,8 @@ def read_vectors(source: Vectors) -> VectorsById:
         **dict.fromkeys(JSON_LINES, read_jsonl),
     }
     reader = readers.get(ending_of(path))
-    if reader is None or (reader in (read_npz, read_tensors) and path.suffix in PACKED):
+    cannot_be_packed_so = {read_npz: PACKED, read_tensors: PACKED, read_ciff: (".zst",)}
+    if reader is None or path.suffix in cannot_be_packed_so.get(reader, ()):
         raise CorpusError(f"{path} is of no known kind; {KINDS}.")
     return reader(path)
 
