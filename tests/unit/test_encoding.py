@@ -267,9 +267,9 @@ def test_the_model_follows_from_where_the_vectors_come(tmp_path, capsys):
     (tmp_path / "c.jsonl").write_text(record)
     corpus, index = str(tmp_path / "c.jsonl"), str(tmp_path / "i")
     for arguments in (["--vectors", corpus], ["--model", "vectors"], ["--model", "vectors", "--vectors", corpus]):
-        assert main(["index", corpus, "--out", index, *arguments]) == 0
+        assert main(["index", corpus, "--out", index, "--restart", *arguments]) == 0
         assert "indexed 1 documents with vectors: 1 postings" in capsys.readouterr().out
-    assert main(["index", corpus, "--vectors", corpus, "--out", index, "--model", "mini"]) == 1
+    assert main(["index", corpus, "--vectors", corpus, "--out", index, "--restart", "--model", "mini"]) == 1
     assert "has the term 'tea leaf' in its vector, which the vocabulary of mini lacks" in capsys.readouterr().err
 
 
@@ -285,7 +285,7 @@ def test_the_model_follows_from_where_the_vectors_come(tmp_path, capsys):
         (["search", "i", "--vector", '{"a": NaN}'], "cannot be used (NaN is not JSON)"),
         (["search", "i", "--vector", '{"a": "1"}'], "the query has the weight '1' of the term 'a'"),
         (["index", "c.jsonl", "--vectors", "no.ciff", "--out", "n"], "'no.ciff' is no file of vectors"),
-        (["index", "c.ciff", "--out", "n"], "'c.ciff' is no file of vectors"),
+        (["index", "c.ciff", "--out", "n"], "c.ciff does not exist; give files of"),
         (
             ["index", "c.jsonl", "--vectors", "c.jsonl", "--model", "splade", "--out", "n"],
             "'splade' is neither a folder",

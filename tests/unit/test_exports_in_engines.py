@@ -119,7 +119,7 @@ def test_pyserini_scores_our_impacts_as_we_do(tmp_path):
         whole[query] = {term: words.count(term) for term in words}
     lines = "".join(json.dumps([query, weights]) + "\n" for query, weights in whole.items())
     (tmp_path / "work" / "queries.jsonl").write_text(lines)
-    request = {"kind": "impacts", "depth": 200, "latency_k": 1, "warm_up": 0}
+    request = {"kind": "impacts", "depth": 200, "latency_k": 1, "warm_up": 0, "passes": 1}
     (tmp_path / "work" / "request.json").write_text(json.dumps(request))
     child = shutil.copy(system.CHILD, tmp_path / "child.py")
     subprocess.run([python, "-P", child, tmp_path / "work"], check=True, capture_output=True)
