@@ -38,7 +38,7 @@ LARGE_PAGE = 2 << 20  # bytes
 NO_GROWTH = read_only(np.ones(1))
 LARGEST_PATTERN = np.iinfo(np.int32).max
 TIER_FRACTIONS = np.array([1 / 16, 1 / 6, 0.4, 1.0])  # of a list's postings up to the end of each tier
-SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMGT]?)i?B", re.IGNORECASE)
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kMGT]?)i?B)?", re.IGNORECASE)
 
 Allocate = Callable[[str, str, int], np.ndarray]
 
@@ -342,7 +342,7 @@ def parse_size(size: str | int) -> int:
     match = SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
     if not match:
         raise WinnowError(f'memory_limit is {size!r}; give a number of bytes or a size such as "2GB".')
-    return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
+    return int(float(match[1]) * 1000 ** " KMGT".index((match[2] or " ").upper()))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from retrieval.jobs.job_folder import JobFolder
 from retrieval.jobs.local import build_locally
 from retrieval.jobs.progress import Meter
 from retrieval.jobs.ray_engine import RayEngine, Work
-from retrieval.jobs.rejects import Rejects
+from retrieval.jobs.rejects import Rejects, check_place
 from retrieval.jobs.shards import BuiltShard
 from retrieval.jobs.sources import Source, read_sources, sources_of
 from retrieval.jobs.threads import threads_of
@@ -86,6 +86,7 @@ def run_job(
     """
     check_target(folder)  # before a model is loaded
     sources = sources_of(description.sources)
+    check_place(rejects, folder, (source.path for source in sources))
     limits = limits_of(threads, memory_limit)
     cluster = cluster_of(engine, address, workers, threads, device)
     opened = description.opened(device, batch_tokens)

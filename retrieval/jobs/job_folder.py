@@ -15,8 +15,9 @@ from index.arm_segments import UNLIMITED, BuildLimits
 from index.errors import IndexFormatError, WinnowError
 from index.files import make_folder
 from index.folder_writer import FolderWriter
-from index.manifest import is_count
+from index.manifest import file_problems, is_count, read_description
 from index.placing import move_into
+from index.segment import DIGESTS
 from index.snapshot import Snapshot
 from index.storage import Commit, Part, damage, is_any_index
 from index.writer import Writer
@@ -93,6 +94,7 @@ class JobFolder:
             ) from error
         if differs is not None:
             raise WinnowError(f"{self.folder} was begun with {differs}; {GO_ON}.")
+        check_digests(snapshot)
         return snapshot
 
     def __enter__(self) -> JobFolder:
@@ -204,3 +206,15 @@ def sound_part_of(commit: Commit, model: Part) -> Commit:
     ]
     contents = {"model": model.name, "segments": entries}
     return Commit(commit.number, commit.kind, contents, {**commit.parts, model.name: model})
+
+
+def check_digests(snapshot: Snapshot) -> None:
+    """Raise IndexFormatError for a changed byte in what says which documents are there: a job trusts it."""
+    for part in (segment.part for segment, _, _ in snapshot.segments):
+        if part is None or part.sha256 is None:
+            continue
+        stored = read_description(part.path, part.sha256).files
+        for _, message in file_problems(
+            part.path, {name: stored[name] for name in (DIGESTS,) if name in stored}, "full"
+        ):
+            raise IndexFormatError(f"{message} With --rebuild the job builds again what is damaged.")

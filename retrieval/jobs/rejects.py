@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from index.errors import CorpusError
+from index.errors import CorpusError, WinnowError
 from index.files import close, created, flush_file, open_file, write_all
 from retrieval.corpus import Reading
 
 LONGEST_RECORD = 1 << 16  # characters of a record that are kept
+KEYS = {"where", "reason", "record"}
 
 
 class Rejects(Reading):
@@ -29,6 +31,7 @@ class Rejects(Reading):
 
     def __enter__(self) -> Rejects:
         if self.file is not None:
+            check_may_be_replaced(self.file)
             with created(self.file):
                 pass
             self._descriptor = open_file(self.file, os.O_WRONLY | os.O_APPEND)
@@ -49,6 +52,33 @@ class Rejects(Reading):
         self.count += 1
         told = {"where": where, "reason": str(error), "record": as_told(record)}
         write_all(self._descriptor, json.dumps(told).encode() + b"\n", self.file)
+
+
+def check_place(file: str | Path | None, folder: str | Path, sources: Iterable[str]) -> None:
+    """Raise WinnowError for a file of rejects that lies in the index or is a source: writing it would destroy them."""
+    if file is None:
+        return
+    place = os.path.realpath(file)
+    if Path(place).is_relative_to(os.path.realpath(folder)):
+        raise WinnowError(f"the rejects would go to {file}, which lies in the index {folder}; give a file outside it.")
+    if place in map(os.path.realpath, sources):
+        raise WinnowError(f"the rejects would go to {file}, which is a source; give another file.")
+
+
+def check_may_be_replaced(file: Path) -> None:
+    """Raise WinnowError for a file that is there and holds anything but what an earlier run refused."""
+    try:
+        with file.open("rb") as lines:
+            first = lines.readline(4 * LONGEST_RECORD)
+            is_ours = not first or json.loads(first).keys() == KEYS
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, AttributeError):
+        is_ours = False
+    if not is_ours:
+        raise WinnowError(
+            f"{file} holds something other than records that a job refused; give a file that is not there."
+        )
 
 
 def as_told(record: Any) -> Any:

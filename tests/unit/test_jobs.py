@@ -337,3 +337,36 @@ def test_a_difference_names_the_first_value():
     assert difference({"a": 1}, {"a": 1}) is None
     assert difference({"a": {"b": [1]}}, {"a": {"b": [2]}}) == "a.b = [1], and now it is [2]"
     assert difference({}, {"c": 2}) == "c = None, and now it is 2"
+
+
+def test_rejects_destroy_nothing(tmp_path):
+    source = write_jsonl(tmp_path / "c.jsonl", records(20))
+    other = tmp_path / "other.tsv"
+    other.write_text("a\tb\n")
+    job(source, tmp_path / "i")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for place, told in (
+        (source, "which is a source"),
+        (tmp_path / "i" / "winnow.json", "which lies in the index"),
+        (tmp_path / "i" / "new.jsonl", "which lies in the index"),
+        (other, "holds something other than records that a job refused"),
+    ):
+        with pytest.raises(WinnowError, match=told):
+            job(source, tmp_path / "i", rejects=place)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    for _ in range(2):  # a run begins its own file anew
+        job(
+            write_jsonl(tmp_path / "c.jsonl", [*records(20), {"text": "no id"}]), tmp_path / "i", rejects=tmp_path / "r"
+        )
+        assert len((tmp_path / "r").read_text().splitlines()) == 1
+
+
+def test_a_changed_digest_is_told_before_a_document_is_written_again_for_it(source, folder):
+    path = next(folder.rglob("digests.npy"))
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(IndexFormatError, match=r"digests.npy.* With --rebuild the job builds again what is damaged"):
+        job(source, folder)
+    assert counts(job(source, folder, rebuild=True))[2] < 10
+    assert find_damage(folder, "full") == []
