@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from index.errors import WinnowError
-from retrieval.anserini_files import MOST_WORDS, SCALE, check_scale, check_term, write_lines
+from retrieval.anserini_files import MOST_WORDS, check_term, write_lines
 from retrieval.exports.collection import Batch, WeightedTerms
-from retrieval.exports.protocol import Format, Sizes
-from retrieval.exports.whole_numbers import check_range, in_steps
+from retrieval.exports.protocol import Sizes
+from retrieval.exports.whole_numbers import WholeNumbers, in_steps
 
 
-@dataclass(frozen=True, slots=True)
-class Anserini(Format):
-    scale: float = SCALE
+class Anserini(WholeNumbers):
     name = "anserini"
-
-    def __post_init__(self) -> None:
-        check_scale(self.scale)
 
     def check_terms(self, terms: Iterable[str]) -> None:
         for term in terms:
             check_term(term, "the collection")
-
-    def check_sizes(self, sizes: Sizes, num_terms: int) -> None:
-        check_range(self.name, sizes, self.scale)
-
-    def written(self, weights: np.ndarray) -> np.ndarray:
-        return in_steps(weights, self.scale)
-
-    def held(self, written: np.ndarray) -> np.ndarray:
-        return written / self.scale
-
-    def query_held(self, weights: np.ndarray) -> np.ndarray:
-        return in_steps(weights, self.scale) / self.scale
 
     def write(self, batches: Iterator[Batch], terms: Sequence[str], sizes: Sizes, folder: Path) -> None:
         write_lines(documents_of(batches, terms), folder)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +18,10 @@ from index.errors import WinnowError
 from index.files import created, write_all
 from index.scratch import GrowingArray, scratch_array
 from kernels.cpu import ciff
-from retrieval.anserini_files import SCALE, check_scale
 from retrieval.ciff import VERSION
 from retrieval.exports.collection import Batch, WeightedTerms
-from retrieval.exports.protocol import Format, Sizes
-from retrieval.exports.whole_numbers import check_range, in_steps
+from retrieval.exports.protocol import Sizes
+from retrieval.exports.whole_numbers import WholeNumbers, in_steps
 
 MOST_DOCUMENTS = 2**31 - 1
 ENTRIES_TOGETHER = 1 << 20
@@ -31,29 +29,15 @@ BYTES_TOGETHER = 1 << 20
 FILE = "index.ciff"
 
 
-@dataclass(frozen=True, slots=True)
-class Ciff(Format):
-    scale: float = SCALE
+class Ciff(WholeNumbers):
     name = "ciff"
-
-    def __post_init__(self) -> None:
-        check_scale(self.scale)
 
     def check_sizes(self, sizes: Sizes, num_terms: int) -> None:
         if sizes.documents > MOST_DOCUMENTS:
             raise WinnowError(
                 f"there are {sizes.documents:,} documents, and ciff numbers {MOST_DOCUMENTS:,}; export a part of them."
             )
-        check_range(self.name, sizes, self.scale)
-
-    def written(self, weights: np.ndarray) -> np.ndarray:
-        return in_steps(weights, self.scale)
-
-    def held(self, written: np.ndarray) -> np.ndarray:
-        return written / self.scale
-
-    def query_held(self, weights: np.ndarray) -> np.ndarray:
-        return in_steps(weights, self.scale) / self.scale
+        super().check_sizes(sizes, num_terms)
 
     def write(self, batches: Iterator[Batch], terms: Sequence[str], sizes: Sizes, folder: Path) -> None:
         spilled = Spilled.of(batches, len(terms))

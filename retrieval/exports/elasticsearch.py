@@ -6,44 +6,16 @@ longer dot products. `index_options` of a mapping are known from 8.19 and 9.1 on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import numpy as np
-
-from retrieval.exports.collection import Batch, WeightedTerms
-from retrieval.exports.feature_fields import (
-    bulk_lines,
-    check_features,
-    check_ids,
-    check_smallest,
-    feature_keys,
-    query_features,
-    rounded,
-)
-from retrieval.exports.lines import FIELD, as_json, write_json, write_parts
-from retrieval.exports.protocol import Format, Sizes
+from retrieval.exports.collection import WeightedTerms
+from retrieval.exports.feature_fields import FeatureFields, query_features
+from retrieval.exports.lines import FIELD, as_json
 
 
-class Elasticsearch(Format):
+class Elasticsearch(FeatureFields):
     name = "elasticsearch"
-
-    def check_ids(self, doc_ids: Sequence[str]) -> None:
-        check_ids(self.name, doc_ids)
-
-    def check_terms(self, terms: Iterable[str]) -> None:
-        check_features(self.name, terms)
-
-    def check_sizes(self, sizes: Sizes, num_terms: int) -> None:
-        check_smallest(self.name, sizes)
-
-    def written(self, weights: np.ndarray) -> np.ndarray:
-        return rounded(weights)
-
-    def write(self, batches: Iterator[Batch], terms: Sequence[str], sizes: Sizes, folder: Path) -> None:
-        field = {"type": "sparse_vector", "index_options": {"prune": False}}
-        write_json(folder / "index.json", {"mappings": {"properties": {FIELD: field}}})
-        write_parts(folder, "bulk-{}.ndjson", bulk_lines(batches, feature_keys(terms), FIELD))
+    mapping = {"type": "sparse_vector", "index_options": {"prune": False}}
 
     def query_request(self, query: WeightedTerms, terms: Sequence[str], k: int) -> str:
         vector = query_features(self.name, query, terms)

@@ -8,20 +8,44 @@ rest off, so that a weight would lose up to 1/256. Weights are written rounded t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from index.errors import WinnowError
 from retrieval.exports.collection import Batch, WeightedTerms
-from retrieval.exports.lines import json_rows, query_terms
-from retrieval.exports.protocol import Sizes
+from retrieval.exports.lines import FIELD, json_rows, query_terms, write_json, write_parts
+from retrieval.exports.protocol import Format, Sizes
 
 LOST_BITS = 15
 LONGEST_ID = 512  # bytes
 LONGEST_TERM = 32_766  # bytes, of Lucene
 SMALLEST = float(np.finfo(np.float32).tiny)
 LARGEST_QUERY_WEIGHT = 64.0  # of Lucene's FeatureField
+
+
+class FeatureFields(Format):
+    """Both engines but for the mapping of the field and the query."""
+
+    mapping: Mapping[str, Any]  # of the field
+
+    def check_ids(self, doc_ids: Sequence[str]) -> None:
+        check_ids(self.name, doc_ids)
+
+    def check_terms(self, terms: Iterable[str]) -> None:
+        check_features(self.name, terms)
+
+    def check_sizes(self, sizes: Sizes, num_terms: int) -> None:
+        check_smallest(self.name, sizes)
+
+    def written(self, weights: np.ndarray) -> np.ndarray:
+        return rounded(weights)
+
+    def write(self, batches: Iterator[Batch], terms: Sequence[str], sizes: Sizes, folder: Path) -> None:
+        write_json(folder / "index.json", {"mappings": {"properties": {FIELD: self.mapping}}})
+        write_parts(folder, "bulk-{}.ndjson", bulk_lines(batches, feature_keys(terms), FIELD))
 
 
 def rounded(weights: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ It searches so only in segments of a million documents or more (`approximate_thr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,15 +16,7 @@ import numpy as np
 
 from index.errors import WinnowError
 from retrieval.exports.collection import Batch, WeightedTerms
-from retrieval.exports.feature_fields import (
-    bulk_lines,
-    check_features,
-    check_ids,
-    check_smallest,
-    feature_keys,
-    query_features,
-    rounded,
-)
+from retrieval.exports.feature_fields import FeatureFields, bulk_lines, check_ids, query_features
 from retrieval.exports.lines import FIELD, as_json, query_terms, write_json, write_parts, write_vocabulary
 from retrieval.exports.protocol import Format, Sizes
 
@@ -33,24 +25,9 @@ LEVELS = 255
 QUERY_CEILING = 16.0
 
 
-class OpenSearchRankFeatures(Format):
+class OpenSearchRankFeatures(FeatureFields):
     name = "opensearch"
-
-    def check_ids(self, doc_ids: Sequence[str]) -> None:
-        check_ids(self.name, doc_ids)
-
-    def check_terms(self, terms: Iterable[str]) -> None:
-        check_features(self.name, terms)
-
-    def check_sizes(self, sizes: Sizes, num_terms: int) -> None:
-        check_smallest(self.name, sizes)
-
-    def written(self, weights: np.ndarray) -> np.ndarray:
-        return rounded(weights)
-
-    def write(self, batches: Iterator[Batch], terms: Sequence[str], sizes: Sizes, folder: Path) -> None:
-        write_json(folder / "index.json", {"mappings": {"properties": {FIELD: {"type": "rank_features"}}}})
-        write_parts(folder, "bulk-{}.ndjson", bulk_lines(batches, feature_keys(terms), FIELD))
+    mapping = {"type": "rank_features"}
 
     def query_request(self, query: WeightedTerms, terms: Sequence[str], k: int) -> str:
         tokens = query_features(self.name, query, terms)

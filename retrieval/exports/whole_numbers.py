@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from index.errors import WinnowError
-from retrieval.exports.protocol import Sizes
+from retrieval.anserini_files import SCALE, check_scale
+from retrieval.exports.protocol import Format, Sizes
 
 LARGEST_IMPACT = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class WholeNumbers(Format):
+    """Weights of documents and queries in steps of 1 / scale."""
+
+    scale: float = SCALE
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+
+    def check_sizes(self, sizes: Sizes, num_terms: int) -> None:
+        check_range(self.name, sizes, self.scale)
+
+    def written(self, weights: np.ndarray) -> np.ndarray:
+        return in_steps(weights, self.scale)
+
+    def held(self, written: np.ndarray) -> np.ndarray:
+        return written / self.scale
+
+    def query_held(self, weights: np.ndarray) -> np.ndarray:
+        return in_steps(weights, self.scale) / self.scale
 
 
 def in_steps(weights: np.ndarray, scale: float) -> np.ndarray:
