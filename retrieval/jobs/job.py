@@ -103,11 +103,7 @@ def run_job(
         with meter, closing(building(cluster, job, intake, work, limits, meter)) as built:
             for shard in built:
                 job.commit_shard(shard)
-        check_taken(intake, reading)
-        if mirror:
-            remove_vanished(job, intake)
-        intake.let_go()
-        job.finish()
+        finish(job, intake, reading, mirror)
         size = opened._replace(snapshot=job.snapshot).statistics()
         return JobResult.of(opened.model, intake.counts, reading.count, size)
 
@@ -123,11 +119,16 @@ def building(
     return cluster.build(intake.new(), *cut, work, meter.watch, len(job.encoders))
 
 
-def check_taken(intake: Intake, reading: Rejects) -> None:
-    """Raise CorpusError where the sources had nothing to index."""
+def finish(job: JobFolder, intake: Intake, reading: Rejects, mirror: bool) -> None:
+    """All shards are in: have what vanished go if that is asked for, and the folder say that the job is done. Raises CorpusError where the
+    sources had nothing to index."""
     if intake.counts.taken == 0:
         rejected = ", all its records were rejected" if reading.count else ""
         raise CorpusError(f"the corpus holds no documents{rejected}; give at least one.")
+    if mirror:
+        remove_vanished(job, intake)
+    intake.let_go()
+    job.finish()
 
 
 def cluster_of(
