@@ -20,6 +20,7 @@ from retrieval.sharded.shards import Answers, Asked, late
 
 COMPANY_SECONDS = 1.0  # after which another replica is asked too, or at half of the time that is left
 ASIDE_SECONDS = 5.0  # in which a replica that died or was slow is not asked while another can be
+BUNDLE = {"memory": 1}  # bytes: a place that takes nothing from others
 CALLS_AT_ONCE = 4  # that one actor works on: compiled search runs beside others
 
 
@@ -37,15 +38,25 @@ class RayShards:
         """Raises WinnowError for a cluster that cannot be reached; shards open behind it, and a call waits for them."""
         self._replicas = checked_count("replicas", replicas)
         self._ray = connected(address)
-        remote = self._ray.remote(Shard)
         # no CPU is held: actors wait for queries most of the time, and shards may be more than CPUs
-        how = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": CALLS_AT_ONCE, "scheduling_strategy": "SPREAD"}
-        self._actors = [[remote.options(**how).remote(source) for _ in range(replicas)] for source in sources]
+        remote = self._ray.remote(num_cpus=0, max_restarts=-1, max_concurrency=CALLS_AT_ONCE)(Shard)
+        self._groups = [self._ray.util.placement_group([BUNDLE] * replicas, strategy="SPREAD") for _ in sources]
+        self._actors = [
+            [remote.options(scheduling_strategy=place).remote(source) for place in self._places(group)]
+            for source, group in zip(sources, self._groups, strict=True)
+        ]
         self._turn = Counter[int]()
         self._aside: dict[Replica, float] = {}  # until when
 
     def __len__(self) -> int:
         return len(self._actors)
+
+    def _places(self, group: Any) -> list[Any]:
+        """One for each replica of a shard, on as many nodes as there are: Ray's SPREAD of actors looks at each by itself and would put two
+        on one node now and then."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        return [PlacementGroupSchedulingStrategy(group, number) for number in range(self._replicas)]
 
     def ask(self, asked: Mapping[int, Asked], until: float | None) -> Answers:
         """Every shard that is named; see `Shards.ask`."""
@@ -125,7 +136,10 @@ class RayShards:
         for actor in (one for replicas in self._actors for one in replicas):
             with suppress(Exception):  # whatever became of the cluster, nothing is left to do about it
                 self._ray.kill(actor)
-        self._actors = []
+        for group in self._groups:
+            with suppress(Exception):
+                self._ray.util.remove_placement_group(group)
+        self._actors, self._groups = [], []
 
 
 def first_line(error: object) -> str:
